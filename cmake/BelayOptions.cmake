@@ -1,0 +1,33 @@
+# Options, the language level, warnings and sanitizers. Everything here applies to the whole tree.
+option(BELAY_WERROR "Warnings are errors" OFF)
+option(BELAY_TESTS "Build the tests" ${PROJECT_IS_TOP_LEVEL})
+option(BELAY_BENCH "Build the benches" ${PROJECT_IS_TOP_LEVEL})
+option(BELAY_EXAMPLES "Build the examples" ${PROJECT_IS_TOP_LEVEL})
+set(BELAY_SANITIZE "" CACHE STRING "Sanitizers: address,undefined or thread")
+
+if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
+    set(CMAKE_BUILD_TYPE Release)
+endif()
+if(PROJECT_IS_TOP_LEVEL)
+    # -O2 as the distributions build; -g so that a crash of an installed belay can be read.
+    set(CMAKE_C_FLAGS_RELEASE "-O2 -g -DNDEBUG")
+    set(CMAKE_C_FLAGS_DEBUG "-Og -g3")
+    set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+endif()
+
+set(CMAKE_C_STANDARD 11)
+set(CMAKE_C_STANDARD_REQUIRED ON)
+set(CMAKE_C_EXTENSIONS OFF)
+
+add_compile_options(-Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes
+                    -Wvla -Wpointer-arith -Wwrite-strings -Wformat=2 -Wundef
+                    -fno-common -ffunction-sections -fdata-sections)
+if(BELAY_WERROR)
+    add_compile_options(-Werror)
+endif()
+
+if(BELAY_SANITIZE)
+    add_compile_options(-fsanitize=${BELAY_SANITIZE} -fno-sanitize-recover=all
+                        -fno-omit-frame-pointer)
+    add_link_options(-fsanitize=${BELAY_SANITIZE})
+endif()

@@ -1,0 +1,100 @@
+# The suites. A label is the directory a test lives in. 77 is "skipped", which CI counts as a
+# failure for every required test.
+#
+#   tests/unit/*_test.c       one program each: cmocka, the static library, core's private headers
+#   tests/contract/*_test.c   the conformance suite on each backend, built the same way
+#   tests/cli/*.sh            the built `belay`, from the outside
+#   tests/house/*.sh          include rules, exports, packaging
+#   tests/headers, docs       every public header alone; every snippet of every page
+#
+# Other .c files in tests/unit are helpers, linked into every unit test.
+pkg_check_modules(CMOCKA REQUIRED IMPORTED_TARGET cmocka)
+
+set(BELAY_TEST_TIMEOUT 120 CACHE STRING "Seconds a test may take")
+set(test_env "BELAY_SRC=set:${PROJECT_SOURCE_DIR}" "BELAY_BUILD=set:${PROJECT_BINARY_DIR}"
+             "BELAY_BIN=set:${PROJECT_BINARY_DIR}/bin/belay"
+             "BELAY_SANITIZE=set:${BELAY_SANITIZE}"
+             "CC=set:${CMAKE_C_COMPILER}"
+             # Nothing of the person who runs the tests may reach them.
+             "BELAY_CONFIG=unset:" "BELAY_LOCK=unset:" "BELAY_TOKEN=unset:")
+if(BELAY_SANITIZE)
+    list(APPEND test_env
+         "ASAN_OPTIONS=set:detect_leaks=1:abort_on_error=0:strict_string_checks=1:detect_stack_use_after_return=1"
+         "UBSAN_OPTIONS=set:halt_on_error=1:print_stacktrace=1"
+         "TSAN_OPTIONS=set:halt_on_error=1:second_deadlock_stack=1")
+endif()
+
+function(belay_test name label)   # belay_test(name label command...)
+    add_test(NAME ${name} COMMAND ${ARGN} WORKING_DIRECTORY ${PROJECT_BINARY_DIR})
+    set_tests_properties(${name} PROPERTIES LABELS ${label} SKIP_RETURN_CODE 77
+                         TIMEOUT ${BELAY_TEST_TIMEOUT}
+                         ENVIRONMENT_MODIFICATION "${test_env}")
+endfunction()
+
+file(GLOB unit_helpers CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/unit/*.c)
+list(FILTER unit_helpers EXCLUDE REGEX "_test\\.c$")
+
+foreach(label unit contract)
+    file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/${label}/*_test.c)
+    foreach(source IN LISTS sources)
+        cmake_path(GET source STEM stem)
+        string(REGEX REPLACE "_test$" "" name ${stem})
+        set(target ${label}_${stem})
+        add_executable(${target} ${source})
+        if(label STREQUAL "unit")
+            target_sources(${target} PRIVATE ${unit_helpers})
+        endif()
+        target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR})
+        target_compile_definitions(${target} PRIVATE BELAY_VERSION="${PROJECT_VERSION}"
+                                   BELAY_SRC="${PROJECT_SOURCE_DIR}")
+        if(TARGET belay_testing)
+            target_link_libraries(${target} PRIVATE belay_testing)
+        endif()
+        target_link_libraries(${target} PRIVATE belay_static PkgConfig::CMOCKA
+                              ${BELAY_LINK_PRIVATE})
+        set_target_properties(${target} PROPERTIES
+                              RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
+        belay_test(${label}/${name} ${label} ${target})
+    endforeach()
+endforeach()
+
+function(belay_script_tests label)
+    file(GLOB scripts CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/${label}/*.sh)
+    foreach(script IN LISTS scripts)
+        cmake_path(GET script STEM name)
+        if(NOT name MATCHES "^(lib|common)")   # sourced by the others
+            belay_test(${label}/${name} ${label} bash ${script})
+        endif()
+    endforeach()
+endfunction()
+
+belay_script_tests(cli)
+
+# A third-party backend must pass the suite it is offered.
+if(BELAY_EXAMPLES)
+    file(GLOB backend_examples CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/examples/*_backend.c)
+    foreach(source IN LISTS backend_examples)
+        cmake_path(GET source STEM name)
+        if(TARGET example_${name})
+            belay_test(contract/example_${name} contract example_${name})
+        endif()
+    endforeach()
+endif()
+
+# What follows looks at sources and at installed files; a sanitizer adds nothing but trouble there.
+if(NOT BELAY_SANITIZE)
+    belay_script_tests(house)
+
+    file(GLOB headers CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/include/belay/*.h)
+    foreach(header IN LISTS headers)
+        cmake_path(GET header FILENAME name)
+        belay_test(headers/${name} headers bash ${PROJECT_SOURCE_DIR}/tests/headers/alone.sh ${name})
+    endforeach()
+
+    file(GLOB pages CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/README.md
+         ${PROJECT_SOURCE_DIR}/CONTRIBUTING.md ${PROJECT_SOURCE_DIR}/docs/*.md)
+    foreach(page IN LISTS pages)
+        cmake_path(RELATIVE_PATH page BASE_DIRECTORY ${PROJECT_SOURCE_DIR} OUTPUT_VARIABLE name)
+        belay_test(docs/${name} docs python3 ${PROJECT_SOURCE_DIR}/tests/docs/run.py ${name})
+    endforeach()
+endif()
