@@ -31,6 +31,18 @@ function(belay_test name label)   # belay_test(name label command...)
                          ENVIRONMENT_MODIFICATION "${test_env}")
 endfunction()
 
+# The same program under valgrind: only `ctest -C Valgrind -L valgrind` (./dev check) runs these.
+find_program(VALGRIND valgrind)
+function(belay_valgrind_test name target)
+    add_test(NAME valgrind/${name} CONFIGURATIONS Valgrind WORKING_DIRECTORY ${PROJECT_BINARY_DIR}
+             COMMAND ${VALGRIND} -q --error-exitcode=99 --leak-check=full --show-leak-kinds=definite
+                     --errors-for-leak-kinds=definite --child-silent-after-fork=yes
+                     $<TARGET_FILE:${target}>)
+    set_tests_properties(valgrind/${name} PROPERTIES LABELS valgrind SKIP_RETURN_CODE 77
+                         TIMEOUT 600
+                         ENVIRONMENT_MODIFICATION "${test_env};BELAY_ON_VALGRIND=set:1")
+endfunction()
+
 file(GLOB unit_helpers CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/unit/*.c)
 list(FILTER unit_helpers EXCLUDE REGEX "_test\\.c$")
 
@@ -55,6 +67,9 @@ foreach(label unit contract)
         set_target_properties(${target} PROPERTIES
                               RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
         belay_test(${label}/${name} ${label} ${target})
+        if(label STREQUAL "unit" AND VALGRIND AND NOT BELAY_SANITIZE)
+            belay_valgrind_test(${name} ${target})
+        endif()
     endforeach()
 endforeach()
 
@@ -91,6 +106,7 @@ if(NOT BELAY_SANITIZE)
         belay_test(headers/${name} headers bash ${PROJECT_SOURCE_DIR}/tests/headers/alone.sh ${name})
     endforeach()
 
+    belay_test(docs/self-check docs python3 ${PROJECT_SOURCE_DIR}/tests/docs/run.py --self-check)
     file(GLOB pages CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/README.md
          ${PROJECT_SOURCE_DIR}/CONTRIBUTING.md ${PROJECT_SOURCE_DIR}/docs/*.md)
     foreach(page IN LISTS pages)
