@@ -167,7 +167,7 @@ struct belay_watch {
     belay_watch_fn *fn;
     int fd;
     uint32_t events;
-    belay_link link; /* the engine's */
+    uint32_t slot; /* the engine's: 0 while it is not added */
 };
 BELAY_API belay_status belay_watch_add(belay_env *env, belay_watch *watch, int fd, uint32_t events,
                                        belay_watch_fn *fn);
