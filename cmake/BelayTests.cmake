@@ -4,7 +4,7 @@
 #   tests/unit/*_test.c       one program each: cmocka, the static library, core's private headers
 #   tests/contract/*_test.c   the conformance suite on each backend, built the same way
 #   tests/cli/*.sh            the built `belay`, from the outside
-#   tests/house/*.sh          include rules, exports, packaging
+#   tests/house/*.sh, *.py    include rules, exports, packaging
 #   tests/headers, docs       every public header alone; every snippet of every page
 #
 # Other .c files in tests/unit are helpers, linked into every unit test.
@@ -73,13 +73,20 @@ foreach(label unit contract)
     endforeach()
 endforeach()
 
-function(belay_script_tests label)
-    file(GLOB scripts CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/${label}/*.sh)
+function(belay_script_tests label)   # lib* and common* are sourced by the others
+    file(GLOB scripts CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/${label}/*.sh
+         ${PROJECT_SOURCE_DIR}/tests/${label}/*.py)
     foreach(script IN LISTS scripts)
         cmake_path(GET script STEM name)
-        if(NOT name MATCHES "^(lib|common)")   # sourced by the others
-            belay_test(${label}/${name} ${label} bash ${script})
+        cmake_path(GET script EXTENSION extension)
+        if(name MATCHES "^(lib|common)")
+            continue()
         endif()
+        set(interpreter bash)
+        if(extension STREQUAL ".py")
+            set(interpreter python3)
+        endif()
+        belay_test(${label}/${name} ${label} ${interpreter} ${script})
     endforeach()
 endfunction()
 

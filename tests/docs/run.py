@@ -19,8 +19,9 @@ A comment on the line before the fence changes that:
   <!-- doctest: fragment=backends --> libconfig: the inside of `backends: { }`
   <!-- doctest: timeout=SECONDS -->   instead of 60
 
-`./dev` and `git clone` work in blocks: a clone is a directory of links into this tree, and ./dev
-there really runs `run` and `install --prefix`, while of the others (`./dev test` would call us
+`./dev` and `git clone` work in blocks, as do tests/, examples/ and config/: a clone is a directory
+of links into this tree, and so is the directory of a block that names one of these. ./dev there
+really runs `run` and `install --prefix`, while of the others (`./dev test` would call us
 again) it only checks that they exist. Relative links of the page must lead to something.
 """
 
@@ -229,7 +230,9 @@ class Runner:
         if block.lang in ("sh", "bash", "shell"):
             self.install()
             cwd = self.workdir(block)
-            if "./dev" in block.text and "git clone" not in block.text:
+            # A block that speaks of the tree stands in it.
+            if re.search(r"\./dev\b|\b(tests|examples|config)/", block.text) \
+                    and "git clone" not in block.text:
                 subprocess.run([str(self.tmp / "populate"), str(cwd)], check=True)
             problem = self.command(["bash", "-eu", "-c", block.text], cwd, expect, timeout)
         elif block.lang == "c":

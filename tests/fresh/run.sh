@@ -107,23 +107,23 @@ say "installing git and ca-certificates, as a newcomer would have"
 
 # What is committed, through a bundle: the clone sees no file of the work tree.
 git -c safe.directory='*' -C "$src" bundle create -q "$root/belay.bundle" HEAD
-inside git clone -q /belay.bundle /root/belay
+inside git clone -q /belay.bundle /opt/belay
 
 say "./dev run nightly-report -- echo ..."
 start=$SECONDS
-said=$(inside bash -c 'cd /root/belay && ./dev run nightly-report -- echo "only one of us runs this"' \
+said=$(inside bash -c 'cd /opt/belay && ./dev run nightly-report -- echo "only one of us runs this"' \
     </dev/null) || die "./dev run failed"
 [ "$said" = "only one of us runs this" ] || die "./dev run printed: $said"
 say "it ran, after $((SECONDS - start)) s"
 start=$(date +%s%N)
-inside bash -c 'cd /root/belay && ./dev run nightly-report -- true' </dev/null || die "the second ./dev run failed"
+inside bash -c 'cd /opt/belay && ./dev run nightly-report -- true' </dev/null || die "the second ./dev run failed"
 say "once more: $((($(date +%s%N) - start) / 1000000)) ms"
 inside sh -c 'pgrep redis-server >/dev/null' && die "a redis-server was left running"
 
 case ${1:-} in
 test | check)
     say "./dev $1"
-    inside bash -c "cd /root/belay && ./dev $1" </dev/null || die "./dev $1 failed"
+    inside bash -c "cd /opt/belay && ./dev $1" </dev/null || die "./dev $1 failed"
     ;;
 esac
 say "all went well"
