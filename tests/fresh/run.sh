@@ -107,7 +107,7 @@ say "installing git and ca-certificates, as a newcomer would have"
 
 # What is committed, through a bundle: the clone sees no file of the work tree.
 git -c safe.directory='*' -C "$src" bundle create -q "$root/belay.bundle" HEAD
-inside git clone -q /belay.bundle /opt/belay
+inside git -c advice.detachedHead=false clone -q /belay.bundle /opt/belay
 
 say "./dev run nightly-report -- echo ..."
 start=$SECONDS
@@ -118,7 +118,10 @@ say "it ran, after $((SECONDS - start)) s"
 start=$(date +%s%N)
 inside bash -c 'cd /opt/belay && ./dev run nightly-report -- true' </dev/null || die "the second ./dev run failed"
 say "once more: $((($(date +%s%N) - start) / 1000000)) ms"
-inside sh -c 'pgrep redis-server >/dev/null' && die "a redis-server was left running"
+for process in /proc/[0-9]*; do
+    [ "$(readlink "$process/root")" != "$root" ] ||
+        die "left running: $(tr '\0' ' ' <"$process/cmdline")"
+done
 
 case ${1:-} in
 test | check)
