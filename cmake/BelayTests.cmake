@@ -16,7 +16,9 @@ set(test_env "BELAY_SRC=set:${PROJECT_SOURCE_DIR}" "BELAY_BUILD=set:${PROJECT_BI
              "BELAY_SANITIZE=set:${BELAY_SANITIZE}"
              "CC=set:${CMAKE_C_COMPILER}"
              # Nothing of the person who runs the tests may reach them.
+             "HOME=set:${PROJECT_BINARY_DIR}/home" "XDG_CONFIG_HOME=unset:"
              "BELAY_CONFIG=unset:" "BELAY_LOCK=unset:" "BELAY_TOKEN=unset:")
+file(MAKE_DIRECTORY ${PROJECT_BINARY_DIR}/home)
 if(BELAY_SANITIZE)
     list(APPEND test_env
          "ASAN_OPTIONS=set:detect_leaks=1:abort_on_error=0:strict_string_checks=1:detect_stack_use_after_return=1"
