@@ -54,28 +54,61 @@ belay__key_kind belay__settings_key(const belay_settings *settings, const char *
 belay_status belay__settings_put(belay_settings *settings, const char *key,
                                  const struct belay__raw *raw, const char *at, bool exposed,
                                  belay_error *err);
-/* The message for a key that is none: CONFIG, and what may have been meant. */
-belay_status belay__settings_unknown(const belay_settings *settings, const char *key, const char *at,
-                                     belay_error *err);
+/* The message for a key that is none: CONFIG, and what may have been meant; `also` (NULL, or NULL-ended): words that are
+ * allowed besides. */
+belay_status belay__settings_unknown(const belay_settings *settings, const char *key,
+                                     const char *const *also, const char *at, belay_error *err);
 /* Fills in the defaults, misses the required, reads the secrets. */
 belay_status belay__settings_finish(belay_settings *settings, belay_error *err);
 
-/* The children, flattened: every item of every BACKEND and BACKENDS key in the order of the keys. `at` is
- * where the key was written. NULL past the end. */
-const char *belay__settings_child(const belay_settings *settings, size_t i, const char **key,
-                                  const char **at);
+/* The children, flattened: every item of every BACKEND and BACKENDS key in the order of the keys. False past the
+ * end. */
+struct belay__child {
+    const char *name; /* or a URL */
+    const char *key, *at;
+    bool exposed; /* where it was written can be read by others */
+};
+bool belay__settings_child(const belay_settings *settings, size_t i, struct belay__child *out);
 /* Where the part begins. */
 const char *belay__settings_at(const belay_settings *settings);
 
 /* Puts "AT: " before the error's text. Returns its status. */
 belay_status belay__error_at(belay_error *err, belay_status status, const char *at);
 
+/* REFUSED: "FILE:LINE: holds a password and others can read it". */
+belay_status belay__exposed(const char *at, belay_error *err);
+
 /* The lines that describe a set of keys: type, range, default, help. */
 void belay__settings_describe(const belay_setting_spec *specs,
                               void (*each)(void *arg, const char *line), void *arg);
 
-/* NULL, or what is wrong with a table's keys, in words: a default that is none, a choice without
- * choices, a key that is core's own. Fills *key. */
-const char *belay__settings_audit(const belay_setting_spec *specs, const char **key);
+/* The keys of core's own that every backend has: type, timeout. */
+extern const belay_setting_spec belay__common_keys[];
+
+/* ------------------------------------------------------------------ the object */
+
+/* A setting lives at the index of its spec: the part's own keys first, then the common ones. */
+struct belay__setting {
+    const belay_setting_spec *spec;
+    char *at;       /* where it was written; NULL: it was not */
+    bool exposed;   /* others can read that */
+    char *text;     /* STRING, CHOICE, SECRET and the source of what follows */
+    int64_t number; /* INTEGER, DURATION, MODE, WAIT; BOOLEAN: 0 or 1 */
+    double real;
+    char **items; /* STRINGS, BACKENDS; BACKEND: one */
+    size_t count;
+    belay_backend **objects; /* of the items, once they exist */
+    unsigned ways;           /* SECRET: bit 0 KEY itself, bit 1 + i the i-th other way */
+};
+
+struct belay_settings {
+    belay_world *world;
+    char *what, *at;
+    struct belay__setting *list;
+    size_t count;
+};
+
+/* By its exact key; NULL if there is none. */
+struct belay__setting *belay__setting_find(const belay_settings *settings, const char *key);
 
 #endif

@@ -42,8 +42,7 @@ void belay__nearest_offer(struct belay__nearest *nearest, const char *candidate)
 
     if (a == 0 || b == 0 || a > WORD_MAX || b > WORD_MAX) return;
     distance = edit_distance(nearest->wanted, a, candidate, b);
-    /* A third of the word may be wrong, and in short words one letter; never all of it. */
-    if (distance > (a < 6 ? (a < 3 ? 1 : 2) : a / 3) || distance >= b || distance >= a) return;
+    if (distance > (a <= 3 ? 1 : a <= 7 ? 2 : 3) || distance >= b || distance >= a) return;
     if (nearest->word != NULL && nearest->distance <= distance) return;
     nearest->word = candidate;
     nearest->distance = distance;
