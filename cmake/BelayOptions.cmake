@@ -19,6 +19,11 @@ set(CMAKE_C_STANDARD 11)
 set(CMAKE_C_STANDARD_REQUIRED ON)
 set(CMAKE_C_EXTENSIONS OFF)
 
+# The engine and the command line are made of epoll, futex, eventfd, pidfd and CLOCK_BOOTTIME. The
+# empty value is what a file's own `#define _GNU_SOURCE` gives it, so both may stand. Public headers,
+# examples and benches do without.
+set(BELAY_LINUX _GNU_SOURCE=)
+
 add_compile_options(-Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes
                     -Wvla -Wpointer-arith -Wwrite-strings -Wformat=2 -Wundef
                     -fno-common -ffunction-sections -fdata-sections)

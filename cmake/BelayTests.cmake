@@ -4,7 +4,7 @@
 #   tests/unit/*_test.c       one program each: cmocka, the static library, core's private headers
 #   tests/contract/*_test.c   the conformance suite on each backend, built the same way
 #   tests/cli/*.sh            the built `belay`, from the outside
-#   tests/house/*.sh, *.py    include rules, exports, packaging
+#   tests/house/*.sh, *_test.py  include rules, exports, packaging
 #   tests/headers, docs       every public header alone; every snippet of every page
 #
 # Other .c files in tests/unit are helpers, linked into every unit test.
@@ -59,7 +59,7 @@ foreach(label unit contract)
             target_sources(${target} PRIVATE ${unit_helpers})
         endif()
         target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR})
-        target_compile_definitions(${target} PRIVATE BELAY_VERSION="${PROJECT_VERSION}"
+        target_compile_definitions(${target} PRIVATE ${BELAY_LINUX} BELAY_VERSION="${PROJECT_VERSION}"
                                    BELAY_SRC="${PROJECT_SOURCE_DIR}")
         if(TARGET belay_testing)
             target_link_libraries(${target} PRIVATE belay_testing)
@@ -75,9 +75,9 @@ foreach(label unit contract)
     endforeach()
 endforeach()
 
-function(belay_script_tests label)   # lib* and common* are sourced by the others
+function(belay_script_tests label)   # *.sh and *_test.py; not lib*, common*
     file(GLOB scripts CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/${label}/*.sh
-         ${PROJECT_SOURCE_DIR}/tests/${label}/*.py)
+         ${PROJECT_SOURCE_DIR}/tests/${label}/*_test.py)
     foreach(script IN LISTS scripts)
         cmake_path(GET script STEM name)
         cmake_path(GET script EXTENSION extension)
