@@ -25,7 +25,7 @@ set(CMAKE_C_EXTENSIONS OFF)
 set(BELAY_LINUX _GNU_SOURCE=)
 
 add_compile_options(-Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes
-                    -Wvla -Wpointer-arith -Wwrite-strings -Wformat=2 -Wundef
+                    -Wvla -Wpointer-arith -Wwrite-strings -Wformat-security -Wundef
                     -fno-common -ffunction-sections -fdata-sections)
 if(BELAY_WERROR)
     add_compile_options(-Werror)

@@ -4,7 +4,7 @@
 #   tests/unit/*_test.c       one program each: cmocka, the static library, core's private headers
 #   tests/contract/*_test.c   the conformance suite on each backend, built the same way
 #   tests/cli/*.sh            the built `belay`, from the outside
-#   tests/house/*.sh, *_test.py  include rules, exports, packaging
+#   tests/house/*.sh, *_test.py   include rules, exports, packaging
 #   tests/headers, docs       every public header alone; every snippet of every page
 #
 # Other .c files in tests/unit are helpers, linked into every unit test.
