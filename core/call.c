@@ -31,7 +31,7 @@ static void run_first(struct belay__loop *loop)
 void belay__call_run_all(struct belay__loop *loop)
 {
     /* Another thread may be running one: in order, one at a time. */
-    while (!loop->calling && !belay_links_empty(&loop->calls)) run_first(loop);
+    while (!loop->calling && !loop->close_wanted && !belay_links_empty(&loop->calls)) run_first(loop);
 }
 
 static void *caller_main(void *arg)
@@ -40,6 +40,15 @@ static void *caller_main(void *arg)
     belay__loop_enter(loop);
     for (;;) {
         belay__call_run_all(loop);
+        if (loop->close_wanted) {
+            /* A callback closed the client: this thread does it, and nobody joins it. */
+            loop->close_wanted = false;
+            loop->caller_started = false;
+            pthread_detach(pthread_self());
+            belay__loop_leave(loop);
+            loop->close(loop);
+            return NULL;
+        }
         if (loop->caller_stop && belay_links_empty(&loop->calls)) break;
         uint32_t seq = atomic_load_explicit(&loop->call_seq, memory_order_acquire);
         belay__loop_leave(loop);
@@ -64,11 +73,13 @@ void belay__call_queue(struct belay__loop *loop, struct belay__call *call)
     bool first = belay_links_empty(&loop->calls);
     belay_link_append(&loop->calls, &call->link);
     if (!first) return;
-    if (loop->threads) {
-        seq_bump(loop);
-    } else {
+    if (!loop->threads) {
         eventfd_write(loop->call_fd, 1);
+        return;
     }
+    /* Who must be able to count on the thread has asked for it before (belay__call_need); a log line has not. */
+    (void)belay__call_need(loop);
+    seq_bump(loop);
 }
 
 bool belay__call_inside(const struct belay__loop *loop)

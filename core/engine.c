@@ -31,22 +31,19 @@ static void *engine_main(void *arg)
         belay__loop_work(loop);
         bool quiet = loop->leads == leads; /* no caller led since we last looked */
         leads = loop->leads;
-        loop->engine_alert = false;
-        int patience = -1;
-        if (loop->background > 0) {
-            if (loop->leader == NULL && quiet) {
-                belay__loop_lead_for_engine(loop);
-                continue;
-            }
-            if (loop->leader != NULL && quiet) loop->engine_alert = true;
-            else patience = LINGER_MS;
+        if (loop->background > 0 && loop->leader == NULL && quiet) {
+            belay__loop_lead_for_engine(loop);
+            continue;
         }
+        int patience = loop->background > 0 && !quiet ? LINGER_MS : -1;
+        loop->engine_alert = patience < 0;
         belay__loop_leave(loop);
         struct pollfd fds[] = { { .fd = loop->timer_fd, .events = POLLIN },
                                 { .fd = loop->engine_fd, .events = POLLIN } };
         int ready = poll(fds, 2, patience);
         if (ready > 0 && fds[1].revents != 0) drain(loop->engine_fd);
         belay__loop_enter(loop);
+        loop->engine_alert = false;
         if (ready > 0 && fds[0].revents != 0) {
             drain(loop->timer_fd);
             loop->armed_ns = INT64_MAX;

@@ -63,6 +63,7 @@ struct belay__loop {
     belay_link sleepers;
     uint32_t inside;              /* waiters that will enter the monitor once more */
     uint32_t background;          /* work that nobody waits for: started calls, extensions in flight, jobs */
+    uint32_t jobs;                /* of these, the worker's */
 
     _Atomic uint32_t *wakes[32]; /* futexes to wake when the monitor is left */
     uint32_t wake_count;
@@ -75,6 +76,8 @@ struct belay__loop {
     /* Callbacks, and the thread that runs them (BELAY_THREADS), on demand. */
     belay_link calls;
     bool caller_started, caller_stop;
+    bool close_wanted;         /* by a callback: done when it has returned ... */
+    void (*close)(struct belay__loop *loop); /* ... by this, unlocked */
     bool calling;              /* one runs now ... */
     uint32_t call_waiters;     /* threads that wait for it to end */
     const void *call_about;    /* ... about this lock ... */

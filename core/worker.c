@@ -66,6 +66,7 @@ static void worker_poked(belay_poke *poke)
         pthread_mutex_unlock(&worker->mutex);
         if (job == NULL) return;
         loop->background--;
+        loop->jobs--;
         job->done(job);
     }
 }
@@ -108,6 +109,7 @@ belay_status belay__worker_run(struct belay__loop *loop, belay_job *job)
     pthread_cond_signal(&worker->more);
     pthread_mutex_unlock(&worker->mutex);
     loop->background++;
+    loop->jobs++;
     belay__engine_kick(loop);
     return BELAY_OK;
 }

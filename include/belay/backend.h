@@ -137,6 +137,9 @@ static inline uint64_t belay_env_proposal(belay_env *env)
     return (uint64_t)belay_env_wall_us(env) / 16u;
 }
 
+/* The name in a key, or NULL if the key does not begin with this config's prefix. */
+BELAY_API const char *belay_env_strip(const belay_env *env, const char *key);
+
 /* A timer: embed one, init it, arm it. Arming an armed timer moves it. It fires once, with the monitor
  * held. Neither can fail. Disarm before freeing. */
 typedef struct belay_timer belay_timer;
@@ -192,9 +195,10 @@ typedef struct belay_poke belay_poke;
 typedef void belay_poke_fn(belay_poke *poke);
 struct belay_poke {
     belay_poke_fn *fn;
-    belay_env *env;
-    uint32_t raised; /* atomic */
-    belay_link link; /* the engine's */
+    belay_env *env;  /* for fn's use */
+    uint32_t raised; /* the engine's, as are the next two */
+    void *loop;
+    belay_link link;
 };
 BELAY_API void belay_poke_init(belay_env *env, belay_poke *poke, belay_poke_fn *fn);
 BELAY_API void belay_poke_raise(belay_poke *poke);
@@ -319,9 +323,6 @@ BELAY_API belay_status belay_op_emit(belay_op *op, const belay_info *info);
 BELAY_API belay_status belay_op_find(belay_op *op, belay_severity severity, const char *check,
                                      const char *advice, const char *format, ...)
     __attribute__((format(printf, 5, 6)));
-/* The name in a key, or NULL if the key does not begin with this config's prefix. */
-BELAY_API const char *belay_env_strip(const belay_env *env, const char *key);
-
 /* For composites. Init a child from its parent (all of In is copied; wait and grant are NULL), change what differs, start
  * it; `done` is called with the monitor held when it has settled and the stack is unwound. settle_by becomes the smaller
  * of the parent's and now + the child's timeout. A child may be started later than its parent began, and with

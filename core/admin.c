@@ -1,0 +1,178 @@
+/* admin.c - looking at locks from outside: inspect, list, break, diagnose; and adopting a grant by its owner id. */
+#include "core/client.h"
+
+#include <fnmatch.h>
+#include <stdio.h>
+
+struct entry { /* of a list or a diagnosis: copied until the caller's own thread may see it */
+    belay_link link;
+    belay_info info;
+    belay_severity severity;
+    char check[48];
+    char text[384];
+    char advice[256];
+    char backend[64];
+};
+
+static belay_status entry_new(belay_op *op, struct entry **out)
+{
+    struct entry *entry = belay__alloc(op->backend->env->loop->world, sizeof *entry);
+    if (entry == NULL) return BELAY_NOMEM;
+    belay_link_append(op->sink, &entry->link);
+    *out = entry;
+    return BELAY_OK;
+}
+
+belay_status belay_op_emit(belay_op *op, const belay_info *info)
+{
+    struct entry *entry;
+    belay_status status = entry_new(op, &entry);
+    if (status == BELAY_OK) entry->info = *info;
+    return status;
+}
+
+belay_status belay_op_find(belay_op *op, belay_severity severity, const char *check, const char *advice,
+                           const char *format, ...)
+{
+    struct entry *entry;
+    belay_status status = entry_new(op, &entry);
+    if (status != BELAY_OK) return status;
+    entry->severity = severity;
+    snprintf(entry->check, sizeof entry->check, "%s", check);
+    snprintf(entry->advice, sizeof entry->advice, "%s", advice != NULL ? advice : "");
+    snprintf(entry->backend, sizeof entry->backend, "%s", op->backend->env->name);
+    va_list args;
+    va_start(args, format);
+    vsnprintf(entry->text, sizeof entry->text, format, args);
+    va_end(args);
+    return BELAY_OK;
+}
+
+static void entries_free(belay_link *entries)
+{
+    while (!belay_links_empty(entries)) {
+        struct entry *entry = belay_container_of(entries->next, struct entry, link);
+        belay_unlink(&entry->link);
+        belay__free(entry);
+    }
+}
+
+static void settled(belay_op *op, belay_status status)
+{
+    belay_request *request = belay_container_of(op, belay_request, op);
+    belay__request_finish(request, request->end_with != BELAY_OK ? request->end_with : status);
+}
+
+/* Checks, builds prefix + name in `key`, enters. On OK the monitor is held. */
+static belay_status begin(belay *client, const char *name, char key[], size_t size, belay_request *request,
+                          belay_verb verb, belay_error *err)
+{
+    belay_status status = belay__client_check(client, err);
+    if (status != BELAY_OK) return status;
+    size_t length = name != NULL ? strnlen(name, BELAY_NAME_MAX + 1) : 0;
+    if (name != NULL && (length == 0 || length > BELAY_NAME_MAX))
+        return belay_error_set(err, BELAY_INVALID, NULL, "a lock's name has 1 to %d bytes", BELAY_NAME_MAX);
+    belay__loop_enter(&client->loop);
+    if (client->closing) {
+        belay__loop_leave(&client->loop);
+        return belay_error_set(err, BELAY_CLOSED, NULL, "the client is closed");
+    }
+    belay__request_init(request, client);
+    belay_op *op = &request->op;
+    op->verb = verb;
+    op->done = settled;
+    op->owner = "";
+    if (name != NULL) {
+        int n = snprintf(key, size, "%s%s", client->config->prefix, name);
+        op->key = (belay_str){ key, (size_t)n };
+        op->name = (belay_str){ key + client->prefix_length, length };
+    } else {
+        op->key = op->name = (belay_str){ "", 0 };
+    }
+    return BELAY_OK;
+}
+
+enum { KEY_ROOM = BELAY_NAME_MAX + 1024 }; /* a prefix has up to 512 bytes: core/config.c */
+
+static void info_start(belay_info *info, const char *name)
+{
+    memset(info, 0, sizeof *info);
+    info->size = sizeof *info;
+    info->remaining_ms = info->held_ms = -1;
+    snprintf(info->name, sizeof info->name, "%s", name);
+}
+
+belay_status belay_inspect(belay *client, const char *name, belay_info *out, belay_error *err)
+{
+    if (out == NULL || name == NULL)
+        return belay_error_set(err, BELAY_INVALID, NULL, "%s is NULL", out == NULL ? "out" : "name");
+    char key[KEY_ROOM];
+    belay_request request;
+    belay_status status = begin(client, name, key, sizeof key, &request, BELAY_VERB_INSPECT, err);
+    if (status != BELAY_OK) return status;
+    uint32_t size = out->size;
+    info_start(out, name);
+    if (size != 0) out->size = size;
+    request.op.info = out;
+    belay__request_begin_op(&request);
+    return belay__request_wait(&request, err);
+}
+
+belay_status belay_list(belay *client, const char *glob, belay_list_fn *each, void *arg, belay_error *err)
+{
+    if (each == NULL) return belay_error_set(err, BELAY_INVALID, NULL, "each is NULL");
+    belay_request request;
+    belay_link entries;
+    belay_links_init(&entries);
+    belay_status status = begin(client, NULL, NULL, 0, &request, BELAY_VERB_LIST, err);
+    if (status != BELAY_OK) return status;
+    request.op.sink = &entries;
+    belay__request_begin_op(&request);
+    status = belay__request_wait(&request, err);
+    for (belay_link *link = entries.next; status == BELAY_OK && link != &entries; link = link->next) {
+        struct entry *entry = belay_container_of(link, struct entry, link);
+        if (glob != NULL && fnmatch(glob, entry->info.name, 0) != 0) continue;
+        if (!each(arg, &entry->info)) break;
+    }
+    entries_free(&entries);
+    return status;
+}
+
+belay_status belay_break(belay *client, const char *name, const belay_info *seen, belay_error *err)
+{
+    if (name == NULL || seen == NULL)
+        return belay_error_set(err, BELAY_INVALID, NULL, "%s is NULL", name == NULL ? "name" : "seen");
+    if (!seen->held || seen->owner[0] == '\0')
+        return belay_error_set(err, BELAY_INVALID, NULL, "`seen` shows no holder that could be broken");
+    char key[KEY_ROOM];
+    belay_request request;
+    belay_status status = begin(client, name, key, sizeof key, &request, BELAY_VERB_BREAK, err);
+    if (status != BELAY_OK) return status;
+    request.op.owner = seen->owner;
+    belay__request_begin_op(&request);
+    belay__loop_unwind(&client->loop);
+    belay__acquire_released(client, key, request.op.key.length);
+    return belay__request_wait(&request, err);
+}
+
+belay_status belay_diagnose(belay *client, belay_finding_fn *each, void *arg, belay_error *err)
+{
+    if (each == NULL) return belay_error_set(err, BELAY_INVALID, NULL, "each is NULL");
+    belay_request request;
+    belay_link entries;
+    belay_links_init(&entries);
+    belay_status status = begin(client, NULL, NULL, 0, &request, BELAY_VERB_DIAGNOSE, err);
+    if (status != BELAY_OK) return status;
+    request.op.sink = &entries;
+    belay__request_begin_op(&request);
+    status = belay__request_wait(&request, err);
+    for (belay_link *link = entries.next; link != &entries; link = link->next) {
+        struct entry *entry = belay_container_of(link, struct entry, link);
+        belay_finding finding = { .size = sizeof finding, .severity = entry->severity,
+                                  .backend = entry->backend, .check = entry->check,
+                                  .text = entry->text, .advice = entry->advice };
+        each(arg, &finding);
+    }
+    entries_free(&entries);
+    return status;
+}

@@ -1,0 +1,188 @@
+/* close.c - the end of a client: what runs is canceled, what is held is released, what is owed is paid for a while. */
+#include "core/client.h"
+
+#include <sched.h>
+#include <unistd.h>
+
+/* The one who closes, waiting for the rest. On its stack. */
+struct belay__closer {
+    struct belay__waiter waiter;
+    belay_timer timer;
+    belay *client;
+    int64_t until_ns;
+    bool dropped;  /* time is up: whatever is left was canceled */
+    bool given_up; /* a backend does not settle what was canceled */
+};
+
+enum { OWES_CHECK_MS = 5 };
+
+static bool is_idle(belay *client)
+{
+    if (!belay_links_empty(&client->requests) || !belay_links_empty(&client->debts)) return false;
+    return client->loop.background == client->loop.jobs;
+}
+
+static bool owes(belay *client)
+{
+    for (size_t i = 0; i < client->config->count; i++) {
+        belay_backend *backend = client->config->backends[i].object;
+        if (backend->ops->owes != NULL && backend->ops->owes(backend)) return true;
+    }
+    return false;
+}
+
+void belay__close_check(belay *client)
+{
+    struct belay__closer *closer = client->closer;
+    if (closer == NULL || !is_idle(client)) return;
+    if (!closer->given_up && !closer->dropped && owes(client)) return; /* looked at again by the timer */
+    client->closer = NULL;
+    belay__timer_disarm(&client->loop, &closer->timer);
+    belay__loop_complete(&client->loop, &closer->waiter);
+}
+
+static void closer_timer(belay_timer *timer)
+{
+    struct belay__closer *closer = belay_container_of(timer, struct belay__closer, timer);
+    belay *client = closer->client;
+    int64_t now = belay__loop_now(&client->loop);
+    if (now >= closer->until_ns) {
+        if (closer->dropped) {
+            /* Canceled, and still not settled: a broken backend. Its memory is left to it. */
+            closer->given_up = true;
+            client->closer = NULL;
+            belay__loop_complete(&client->loop, &closer->waiter);
+            return;
+        }
+        closer->dropped = true;
+        closer->until_ns = now + client->config->close_timeout_ms * BELAY__MS;
+        belay__debts_drop(client);
+        belay__loop_unwind(&client->loop);
+        if (client->closer == NULL) return; /* that was the last of it */
+    }
+    int64_t next = now + OWES_CHECK_MS * BELAY__MS;
+    belay__timer_arm(&client->loop, timer, is_idle(client) && next < closer->until_ns ? next : closer->until_ns);
+    belay__close_check(client);
+}
+
+static void requests_end(belay *client)
+{
+    for (belay_link *link = client->requests.next, *next; link != &client->requests; link = next) {
+        next = link->next;
+        belay__request_end(belay_container_of(link, belay_request, all), BELAY_CANCELED,
+                           "the client is being closed");
+    }
+}
+
+/* Every handle's lock ends; the handles stay their owners'. */
+static void locks_end(belay *client, belay_link *handles)
+{
+    while (!belay_links_empty(&client->locks)) {
+        belay_lock *lock = belay_container_of(client->locks.next, belay_lock, all);
+        belay_unlink(&lock->all);
+        belay_link_append(handles, &lock->all);
+        bool ours = !lock->lost && !lock->detached;
+        lock->refs++; /* for the release below, and against a belay_release meanwhile */
+        lock->freed = true;
+        lock->lost = true;
+        atomic_store_explicit(&lock->deadline_ns, INT64_MIN, memory_order_release);
+        belay__keeper_stop(lock);
+        belay__call_withdraw(&client->loop, &lock->call);
+        int64_t until = belay__loop_now(&client->loop) + (int64_t)lock->ttl_ms * BELAY__MS;
+        if (!ours || !belay__debt_begin(lock, until)) belay__lock_unref(lock);
+    }
+}
+
+/* True: nothing is under way any more. The monitor is held before and after. */
+static bool wait_for_the_rest(belay *client)
+{
+    struct belay__loop *loop = &client->loop;
+    struct belay__closer closer = { .client = client };
+    closer.until_ns = belay__loop_now(loop) + client->config->close_timeout_ms * BELAY__MS;
+    belay_timer_init(&closer.timer, closer_timer);
+    client->closer = &closer;
+    belay__loop_unwind(loop);
+    belay__close_check(client);
+    if (client->closer != NULL) {
+        bool turned = loop->turns_clock;
+        loop->turns_clock = true; /* a fake world's time would stand still */
+        belay__timer_arm(loop, &closer.timer, belay__loop_now(loop) + OWES_CHECK_MS * BELAY__MS);
+        belay__loop_wait(loop, &closer.waiter);
+        belay__loop_enter(loop);
+        loop->turns_clock = turned;
+    }
+    belay__timer_disarm(loop, &closer.timer);
+    return !closer.given_up;
+}
+
+static void close_in_child(belay *client)
+{
+    /* No lock, no epoll_ctl: the parent shares the epoll. Descriptors alone; the memory is left. */
+    struct belay__loop *loop = &client->loop;
+    for (uint32_t i = 0; i < loop->slot_count; i++)
+        if (loop->slots[i].watch != NULL) close(loop->slots[i].watch->fd);
+    belay__loop_close_fds(loop);
+}
+
+static void close_now(belay *client)
+{
+    struct belay__loop *loop = &client->loop;
+    belay_link handles;
+    belay_links_init(&handles);
+    client->closing = true;
+    requests_end(client);
+    locks_end(client, &handles);
+    bool clean = wait_for_the_rest(client);
+    /* Callers that were answered may still be on their way out. */
+    while (loop->inside > 0) {
+        belay__loop_leave(loop);
+        sched_yield();
+        belay__loop_enter(loop);
+    }
+    belay__loop_leave(loop);
+
+    belay__loop_stop(loop); /* the callbacks that are due run before it returns */
+
+    belay__monitor_lock(&loop->monitor);
+    belay__worker_stop(loop);
+    while (!belay_links_empty(&handles)) {
+        belay_lock *lock = belay_container_of(handles.next, belay_lock, all);
+        belay_unlink(&lock->all);
+        if (lock->grant != NULL && clean && client->root->ops->drop != NULL)
+            client->root->ops->drop(client->root, lock->grant);
+        lock->grant = NULL;
+    }
+    belay__names_free(client);
+    if (clean) belay__backends_destroy(client);
+    client->closed = true;
+    belay__monitor_unlock(&loop->monitor);
+    if (!clean) return; /* an op that never settled still points everywhere: leaked on purpose */
+    belay__loop_fini(loop);
+    belay__free(client->log);
+    client->log = NULL;
+    belay__config_free(client->config);
+    client->config = NULL;
+    belay__client_unref(client);
+}
+
+void belay_close(belay *client)
+{
+    if (client == NULL) return;
+    if (belay__forked(client)) {
+        close_in_child(client);
+        return;
+    }
+    struct belay__loop *loop = &client->loop;
+    int cancelable;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancelable);
+    belay__loop_enter(loop);
+    if (client->closing) {
+        belay__loop_leave(loop);
+    } else if (belay__call_inside(loop)) {
+        loop->close_wanted = true;
+        belay__loop_leave(loop);
+    } else {
+        close_now(client);
+    }
+    pthread_setcancelstate(cancelable, &cancelable);
+}
