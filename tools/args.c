@@ -25,9 +25,6 @@ struct option {
 
 #define FIELD(member) offsetof(struct args, member)
 #define VERB_ALL (~0u)
-#define VERB_OPENING                                                                               \
-    (VERB_RUN | VERB_TRY | VERB_EXTEND | VERB_RELEASE | VERB_STATUS | VERB_LIST | VERB_BREAK |     \
-     VERB_DOCTOR | VERB_CONFIG)
 #define VERB_TELLING                                                                               \
     (VERB_TRY | VERB_EXTEND | VERB_RELEASE | VERB_STATUS | VERB_LIST | VERB_BREAK | VERB_DOCTOR |  \
      VERB_CONFIG | VERB_VERSION)
@@ -55,7 +52,7 @@ static const struct option options[] = {
       "show owner ids: who knows one may release the lock" },
     { 'y', "yes", KIND_FLAG, FIELD(yes), VERB_BREAK, NULL, "do not ask" },
     { 'f', "force", KIND_FLAG, FIELD(yes), VERB_BREAK, NULL, "the same" },
-    { 0, "config", KIND_WORD, FIELD(config), VERB_OPENING, "WHERE",
+    { 0, "config", KIND_WORD, FIELD(config), VERB_ALL, "WHERE",
       "a config file or a URL (default: $BELAY_CONFIG, ~/.config/belay, /etc/belay)" },
     { 0, "json", KIND_FLAG, FIELD(json), VERB_TELLING, NULL, "answer in JSON" },
     { 'q', "quiet", KIND_FLAG, FIELD(quiet), VERB_ALL, NULL,
@@ -243,8 +240,11 @@ static bool read_long(struct reader *reader, const char *arg)
         return read_option(reader, i, shown.data, equals ? equals + 1 : NULL);
     }
     const struct verb *verb = reader->args->verb;
+    struct text typed;
+    text_init(&typed);
+    text_add(&typed, "%.*s", (int)length, name);
     return unknown(reader->args, arg, "no such option", "--",
-                   nearest_option(name, verb ? (unsigned)verb->bit : VERB_ALL));
+                   nearest_option(typed.data, verb ? (unsigned)verb->bit : VERB_ALL));
 }
 
 /* -n, -nq, -w5s, -w 5s */

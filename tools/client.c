@@ -28,7 +28,7 @@ belay *client_open(const struct args *args, int *status)
     belay *client;
 
     options.on_log = args->quiet ? NULL : on_log;
-    options.log_level = args->verbose ? BELAY_LOG_DEBUG : BELAY_LOG_WARN;
+    options.log_level = args->verbose ? BELAY_LOG_DEBUG : BELAY_LOG_DEFAULT;
     if (belay_open(&client, args->config, &options, &err) == BELAY_OK) return client;
     *status = complain(NULL, &err);
     return NULL;
@@ -48,6 +48,7 @@ void client_label(const struct args *args, const char *what, char label[BELAY_LA
         const char *user = getenv("USER");
         if (user == NULL || *user == '\0') user = getenv("LOGNAME");
         if (user != NULL && *user != '\0') text_add(&text, "%s", user);
+        else if (getuid() == 0) text_add(&text, "root");
         else text_add(&text, "uid %ld", (long)getuid());
         if (uname(&host) == 0) text_add(&text, "@%s", host.nodename);
         text_add(&text, ": %s", slash != NULL ? slash + 1 : what);

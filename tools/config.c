@@ -16,22 +16,22 @@ static int config_check(const struct args *args, const char *where)
     if (where != NULL) at.config = where;
     belay *client = client_open(&at, &status);
     if (client == NULL) return status;
-    belay_close(client);
-
-    struct text text;
-    text_init(&text);
-    text_add_shown(&text, at.config != NULL ? at.config : "the default configuration");
     if (args->json) {
         struct json json;
         json_init(&json, stdout);
         json_open(&json, NULL, '{');
-        json_text(&json, "where", at.config != NULL ? at.config : "");
         json_bool(&json, "valid", true);
+        json_text(&json, "where", belay_where(client));
+        json_number(&json, "ttl_ms", belay_ttl_ms(client));
         json_close(&json, '}');
         putc('\n', stdout);
     } else {
-        printf("%s: OK\n", text.data);
+        struct text text;
+        text_init(&text);
+        text_add_shown(&text, belay_where(client));
+        printf("OK: %s\n", text.data);
     }
+    belay_close(client);
     return EXIT_DONE;
 }
 

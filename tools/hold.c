@@ -47,9 +47,12 @@ static void say_lost(struct run *run, int64_t left_ms, const char *what)
     struct text text;
     text_init(&text);
     if (run->lost) {
-        text_add(&text, "the lock is lost (");
-        text_add_error(&text, &run->lost_why);
-        text_add(&text, ")");
+        text_add(&text, "the lock is lost");
+        if (run->args->quiet) { /* otherwise the library's log has said why */
+            text_add(&text, " (");
+            text_add_error(&text, &run->lost_why);
+            text_add(&text, ")");
+        }
     } else if (left_ms > 0) {
         text_add(&text, "the lock could not be extended and ends in %" PRId64 "ms", left_ms);
     } else {
@@ -90,7 +93,8 @@ static void watch_look(struct watch *watch)
         if (run->child.stop != 0) child_continue(&run->child);
     }
     if (!run->killed && now >= watch->kill_ns) {
-        say_lost(run, left_ms, "killing the command");
+        if (run->told) say(run->name, "it goes on: killing the command");
+        else say_lost(run, left_ms, "killing the command");
         run->killed = true;
         child_signal(&run->child, SIGKILL);
     }

@@ -108,14 +108,18 @@ static int status_overall(belay *client, const struct args *args)
             json_text(&json, "node", err.node);
             json_text(&json, "text", err.text);
         }
+        json_text(&json, "where", belay_where(client));
         if (counted) json_unsigned(&json, "held", held);
         else json_null(&json, "held");
         json_close(&json, '}');
         putc('\n', stdout);
     } else if (ready == BELAY_OK) {
-        fputs("ready", stdout);
-        if (counted) printf("; %" PRIu64 " held", held);
-        putc('\n', stdout);
+        struct text text;
+        text_init(&text);
+        text_add(&text, "ready: ");
+        text_add_shown(&text, belay_where(client));
+        if (counted) text_add(&text, "; %" PRIu64 " held", held);
+        puts(text.data);
     }
     if (ready == BELAY_OK) return EXIT_DONE;
     return complain(NULL, &err);

@@ -32,7 +32,7 @@ void say_text(const char *name, const struct text *text)
     text_init(&line);
     text_add(&line, "belay: ");
     if (name != NULL) {
-        text_add_shown(&line, name);
+        text_add_shown(&line, *name != '\0' ? name : "\"\"");
         text_add(&line, ": ");
     }
     text_add(&line, "%s", text->data);

@@ -142,7 +142,7 @@ static void say_held(struct run *run)
 }
 
 /* The lock is in run->lock, or the status to exit with is returned. */
-static int acquire(struct run *run)
+static int acquire(struct run *run, int64_t ttl_ms)
 {
     const struct args *args = run->args;
     belay_options options = BELAY_OPTIONS_INIT;
@@ -159,10 +159,8 @@ static int acquire(struct run *run)
     options.wait_ms = BELAY_FOREVER;
     if (args->wait_ms > 0) options.wait_ms = args->wait_ms;
     if (args->no_wait || args->wait_ms == 0) options.wait_ms = BELAY_TRY;
-    if (args->ttl_ms >= 0) {
-        options.ttl_ms = (uint32_t)args->ttl_ms;
-        options.keep_every_ms = keep_every_ms(run, args->ttl_ms);
-    }
+    options.ttl_ms = (uint32_t)ttl_ms;
+    options.keep_every_ms = keep_every_ms(run, ttl_ms);
 
     wait_display_init(&run->display, args);
     if (belay_acquire_start(run->client, run->name, &options, on_done, run, &request, &run->why) !=
@@ -228,19 +226,17 @@ static int open_and_hold(struct run *run)
 
     options.threads = BELAY_DISPATCH;
     options.on_log = args->quiet ? NULL : on_log;
-    options.log_level = args->verbose ? BELAY_LOG_DEBUG : BELAY_LOG_WARN;
+    options.log_level = args->verbose ? BELAY_LOG_DEBUG : BELAY_LOG_DEFAULT;
     options.on_event = on_event;
     options.arg = run;
     if (belay_open(&run->client, args->config, &options, &err) != BELAY_OK)
         return complain(NULL, &err);
 
-    int status = acquire(run);
+    int64_t ttl_ms = args->ttl_ms >= 0 ? args->ttl_ms : (int64_t)belay_ttl_ms(run->client);
+    int status = times_set(run, ttl_ms);
+    if (status != EXIT_DONE) return status;
+    status = acquire(run, ttl_ms);
     if (run->lock == NULL) return status;
-    if (status == EXIT_DONE && args->ttl_ms < 0) {
-        /* From deadline = sent + ttl - (ttl/100 + 2 ms): what the config's TTL is, or a hair less.
-         */
-        status = times_set(run, (belay_lock_remaining_ms(run->lock) + 2) * 100 / 99);
-    }
     if (status == EXIT_DONE) status = hold(run);
     return release(run, status);
 }
@@ -255,12 +251,10 @@ int verb_run(const struct args *args)
                        .lost_why = BELAY_ERROR_INIT };
     int status;
 
-    if (args->ttl_ms >= 0) {
-        if (args->ttl_ms < (int64_t)BELAY_TTL_MIN_MS || args->ttl_ms > (int64_t)BELAY_TTL_MAX_MS) {
-            say(NULL, "--ttl: from 100ms to 7d");
-            return EXIT_USAGE;
-        }
-        if ((status = times_set(&run, args->ttl_ms)) != EXIT_DONE) return status;
+    if (args->ttl_ms >= 0 &&
+        (args->ttl_ms < (int64_t)BELAY_TTL_MIN_MS || args->ttl_ms > (int64_t)BELAY_TTL_MAX_MS)) {
+        say(NULL, "--ttl: from 100ms to 7d");
+        return EXIT_USAGE;
     }
     terminal_init(&run.terminal);
     if (!child_fork(&run.child, run.name, args->command)) {
