@@ -320,7 +320,8 @@ void belay__acquire_released(belay *client, const char *key, size_t length)
     head->phase = BELAY__PHASE_PAUSE;
     int64_t pause = (int64_t)client->config->handoff_pause_ms * BELAY__MS;
     if (pause == 0) pause = 2 * client->rtt_ns;
-    if (pause < PAUSE_LEAST_US * 1000) pause = PAUSE_LEAST_US * 1000;
-    pause += random_below(client, (uint32_t)(pause < BELAY__SECOND ? pause : BELAY__SECOND) / 2);
+    bool alone = client->scope_max <= BELAY_SCOPE_PROCESS;
+    if (pause < PAUSE_LEAST_US * 1000 && !alone) pause = PAUSE_LEAST_US * 1000;
+    pause += random_below(client, (uint32_t)(pause < BELAY__SECOND ? pause : BELAY__SECOND) / 2 + 1);
     sleep_until(head, belay__loop_now(&client->loop) + pause);
 }

@@ -189,8 +189,6 @@ static belay_link *links_pop(belay_link *head)
     return first;
 }
 
-void belay__op_finish(belay_op *op); /* op.c */
-
 void belay__loop_unwind(struct belay__loop *loop)
 {
     for (;;) {
@@ -399,6 +397,7 @@ void belay__loop_complete(struct belay__loop *loop, struct belay__waiter *waiter
         waiter->asleep = false;
     }
     if (loop->elected == waiter) loop->elected = NULL;
+    if (loop->leader == waiter) belay__loop_kick(loop); /* it may sleep in epoll, and this not be its thread */
     /* From here on its owner may return and its memory be gone: the address alone is used. */
     uint32_t was = atomic_exchange_explicit(&waiter->state, BELAY__DONE, memory_order_acq_rel);
     if (asleep) wake_later(loop, &waiter->state);

@@ -104,6 +104,9 @@ void belay__loop_work(struct belay__loop *loop);
 /* Settled ops and deferred tasks alone. */
 void belay__loop_unwind(struct belay__loop *loop);
 
+/* An op that settled, once the stack has unwound (op.c). */
+void belay__op_finish(belay_op *op);
+
 /* Blocks the caller until its waiter is done; entered with the monitor held, returns without it. */
 void belay__loop_wait(struct belay__loop *loop, struct belay__waiter *waiter);
 /* Ends a waiter's waiting. The waiter must not be touched afterwards. */

@@ -264,7 +264,7 @@ static void bound_show(char out[BELAY__DURATION], int type, double bound)
         snprintf(out, BELAY__DURATION, "%.12g", bound);
 }
 
-/* min and max, both 0: any. Of a string they are lengths, and both 0: not empty. */
+/* min and max, both 0: any. */
 static belay_status range_check(const struct belay__setting *setting, double value, const char *shown,
                                 const char *at, belay_error *err)
 {
@@ -278,6 +278,7 @@ static belay_status range_check(const struct belay__setting *setting, double val
                            spec->key, shown, low, high);
 }
 
+/* A string's min and max are its length in bytes; both 0: not empty, unless its default is. */
 static belay_status length_check(const struct belay__setting *setting, const char *text, const char *at,
                                  belay_error *err)
 {
@@ -285,7 +286,7 @@ static belay_status length_check(const struct belay__setting *setting, const cha
     double length = (double)strlen(text);
 
     if (spec->min == 0 && spec->max == 0) {
-        if (*text != '\0') return BELAY_OK;
+        if (*text != '\0' || (spec->initial != NULL && *spec->initial == '\0')) return BELAY_OK;
         return belay_error_set(err, BELAY_CONFIG, NULL, "%s: %s: is empty", at, spec->key);
     }
     if (length >= spec->min && length <= spec->max) return BELAY_OK;
