@@ -95,8 +95,9 @@ void child_discard(struct child *child)
     child->ended = true;
 }
 
-void child_look(struct child *child)
+bool child_look(struct child *child)
 {
+    bool stopped = false;
     int status;
     for (;;) {
         pid_t got = waitpid(child->pid, &status, WNOHANG | WUNTRACED | WCONTINUED);
@@ -105,15 +106,16 @@ void child_look(struct child *child)
             child->ended = true;
             child->status = EXIT_INTERNAL << 8;
         }
-        if (got <= 0) return;
+        if (got <= 0) return stopped;
         if (WIFSTOPPED(status)) {
+            stopped = true;
             child->stop = WSTOPSIG(status);
         } else if (WIFCONTINUED(status)) {
             child->stop = 0;
         } else {
             child->status = status;
             child->ended = true;
-            return;
+            return false;
         }
     }
 }

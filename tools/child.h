@@ -32,8 +32,8 @@ bool child_go(struct child *child, const struct grant_news *news);
 /* Ends a child that was not let go. */
 void child_discard(struct child *child);
 
-/* Reaps it if it ended; notes whether it is stopped. Never waits. */
-void child_look(struct child *child);
+/* Reaps it if it ended; notes whether it is stopped. Never waits. True: it was stopped anew. */
+bool child_look(struct child *child);
 
 /* Sends a signal to its whole group. */
 void child_signal(struct child *child, int signal);

@@ -158,9 +158,7 @@ static void watch_signals(struct watch *watch)
         if (signal == SIGCONT) {
             watch_continued(watch);
         } else if (signal == SIGCHLD) {
-            int was = run->child.stop;
-            child_look(&run->child);
-            if (!run->child.ended && run->child.stop != 0 && was == 0) watch_stopped(watch);
+            if (child_look(&run->child) && run->child.stop != 0) watch_stopped(watch);
         } else {
             child_signal(&run->child, signal);
         }

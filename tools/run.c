@@ -91,7 +91,7 @@ static void acquire_signal(struct run *run, belay_request *request, int signal)
         return;
     }
     if (signal == SIGCHLD) {
-        child_look(&run->child);
+        (void)child_look(&run->child);
         if (!run->child.ended) return;
     } else if (!signals_ends(signal)) {
         return;
@@ -271,6 +271,7 @@ int verb_run(const struct args *args)
     bool had_terminal = run.terminal.handed;
     bool ran = run.child.ended && run.child.gate < 0;
     terminal_take(&run.terminal);
+    if (run.child.ended && WIFSIGNALED(run.child.status)) terminal_restore(&run.terminal);
     terminal_fini(&run.terminal);
     child_discard(&run.child);
     belay_close(run.client);

@@ -40,6 +40,7 @@ bool terminal_hand(struct terminal *terminal, pid_t group)
     pid_t has_it = tcgetpgrp(terminal->fd);
     if (has_it == group) return true;
     if (has_it != getpgrp()) return false;
+    if (!terminal->saved) terminal->saved = tcgetattr(terminal->fd, &terminal->modes) == 0;
     terminal->handed = tcsetpgrp(terminal->fd, group) == 0;
     return terminal->handed;
 }
@@ -57,4 +58,10 @@ void terminal_take(struct terminal *terminal)
     if (!terminal->handed) return;
     terminal->handed = false;
     tcsetpgrp(terminal->fd, getpgrp());
+}
+
+void terminal_restore(struct terminal *terminal)
+{
+    if (terminal->saved && tcgetpgrp(terminal->fd) == getpgrp())
+        tcsetattr(terminal->fd, TCSADRAIN, &terminal->modes);
 }

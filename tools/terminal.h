@@ -4,11 +4,14 @@
 
 #include <stdbool.h>
 #include <sys/types.h>
+#include <termios.h>
 
 struct terminal {
     int fd;      /* -1: none, or not looked for yet */
     bool ours;   /* fd is to be closed */
     bool handed; /* the command's group has it, from us */
+    bool saved;  /* `modes` are those from before the first hand-over */
+    struct termios modes;
 };
 
 void terminal_init(struct terminal *terminal);
@@ -23,5 +26,9 @@ void terminal_hand_at_start(struct terminal *terminal, pid_t group);
 
 /* Takes it back, if we had handed it over. SIGTTOU has to be blocked. */
 void terminal_take(struct terminal *terminal);
+
+/* The command was killed and could not put the terminal's modes back itself (an editor's, say):
+ * does that, after terminal_take. */
+void terminal_restore(struct terminal *terminal);
 
 #endif

@@ -113,6 +113,12 @@ def test_the_shell_gets_the_terminal_back(s):
     s.run("cat /dev/null; true", 0)
 
 
+def test_a_killed_command_leaves_the_terminal_as_it_was(s):
+    s.run("$B run x -- sh -c 'stty raw -echo; kill -9 $$'", 137)
+    s.line("stty | grep -c -e '-echo$'; echo e''nd")
+    s.expect("0\r\nend")
+
+
 def test_ctrl_c_ends_the_command_and_frees_the_lock(s):
     s.line("$B run x -- sh -c 'echo on; exec sleep 100'")
     s.expect("on\r\n")
@@ -234,7 +240,9 @@ def test_in_the_background_it_stops_for_input_and_fg_helps(s):
 
 
 def test_bg_lets_it_go_on_without_the_terminal(s):
-    s.line("$B run -t 30s x -- sh -c 'echo $$ >pid; while [ ! -e stop ]; do sleep 0.02; done; touch ended'")
+    # No forking while Ctrl-Z comes: a shell inside its vfork() can't be stopped, belay or not.
+    os.mkfifo(s.path("go"))
+    s.line("$B run -t 30s x -- sh -c 'echo $$ >pid; read word <go; touch ended'")
     s.wait_for("the command runs", lambda: os.path.exists(s.path("pid")) and os.path.getsize(s.path("pid")))
     s.send("\x1a")
     s.expect("Stopped")
@@ -242,7 +250,7 @@ def test_bg_lets_it_go_on_without_the_terminal(s):
     s.line("bg")
     s.expect("ready> ")
     s.wait_for("it goes on", lambda: not stopped(int(open(s.path("pid")).read())))
-    s.run("touch stop; wait", 0)
+    s.run("echo >go; wait", 0)
     s.wait_for("it ended", lambda: os.path.exists(s.path("ended")))
 
 
