@@ -114,7 +114,7 @@ belay_status belay_inspect(belay *client, const char *name, belay_info *out, bel
     info_start(out, name);
     if (size != 0) out->size = size;
     request.op.info = out;
-    belay__request_begin_op(&request);
+    belay__request_begin_op(&request, belay__loop_now(&client->loop));
     return belay__request_wait(&request, err);
 }
 
@@ -127,7 +127,7 @@ belay_status belay_list(belay *client, const char *glob, belay_list_fn *each, vo
     belay_status status = begin(client, NULL, NULL, 0, &request, BELAY_VERB_LIST, err);
     if (status != BELAY_OK) return status;
     request.op.sink = &entries;
-    belay__request_begin_op(&request);
+    belay__request_begin_op(&request, belay__loop_now(&client->loop));
     status = belay__request_wait(&request, err);
     for (belay_link *link = entries.next; status == BELAY_OK && link != &entries; link = link->next) {
         struct entry *entry = belay_container_of(link, struct entry, link);
@@ -149,7 +149,7 @@ belay_status belay_break(belay *client, const char *name, const belay_info *seen
     belay_status status = begin(client, name, key, sizeof key, &request, BELAY_VERB_BREAK, err);
     if (status != BELAY_OK) return status;
     request.op.owner = seen->owner;
-    belay__request_begin_op(&request);
+    belay__request_begin_op(&request, belay__loop_now(&client->loop));
     belay__loop_unwind(&client->loop);
     belay__acquire_released(client, key, request.op.key.length);
     return belay__request_wait(&request, err);
@@ -164,7 +164,7 @@ belay_status belay_diagnose(belay *client, belay_finding_fn *each, void *arg, be
     belay_status status = begin(client, NULL, NULL, 0, &request, BELAY_VERB_DIAGNOSE, err);
     if (status != BELAY_OK) return status;
     request.op.sink = &entries;
-    belay__request_begin_op(&request);
+    belay__request_begin_op(&request, belay__loop_now(&client->loop));
     status = belay__request_wait(&request, err);
     for (belay_link *link = entries.next; link != &entries; link = link->next) {
         struct entry *entry = belay_container_of(link, struct entry, link);

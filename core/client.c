@@ -303,6 +303,7 @@ static void lock_discard(belay_lock *lock)
 static void request_prepare(belay_request *request, belay_lock *lock, const belay_options *options)
 {
     belay *client = request->client;
+    belay__request_init_acquire(request);
     request->lock = lock;
     request->ttl_ms = options->ttl_ms;
     request->also_pid = options->also_pid;

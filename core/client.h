@@ -184,8 +184,18 @@ struct belay_request {
     belay_lock *lock; /* acquire: being made; extend, release: its subject */
     belay_lock *result;
     belay_status status;
+    belay_status end_with; /* CANCELED or another status that was decided from outside; OK: none */
+    bool queued;           /* acquire: in the queue of its name */
+    struct belay__cancel_watch *cancel_watch;
+    belay_link cancel_link;
 
-    /* Acquire. */
+    /* Started calls. */
+    bool async, freed_by_user;
+    belay_done_fn *done;
+    void *arg;
+    struct belay__call call;
+
+    /* Acquire: zeroed for it alone. */
     belay_wait wait;
     bool wait_used;           /* the backend saw it */
     bool woken;               /* since the attempt was sent */
@@ -201,33 +211,24 @@ struct belay_request {
     belay_scope at_least;
     belay_timer timer;
     belay_task attempt; /* deferred: attempt now */
-    struct belay__cancel_watch *cancel_watch;
-    belay_link cancel_link;
     belay_cancel *cancel;
-    belay_status end_with; /* CANCELED or another status that was decided from outside; OK: none */
 
     /* The local queue of a name (names.c): a ring whose head is in the hash table. */
     uint32_t hash;
-    bool queued;
     belay_request *bucket_next; /* the head's */
     uint32_t handoffs;          /* the head's: in a row */
     belay_link fifo;
 
-    /* Started calls. */
-    bool async, freed_by_user;
-    belay_done_fn *done;
-    void *arg;
-    struct belay__call call;
-
-    /* From here on nothing is zeroed by init: it costs more than the rest. */
+    /* Never zeroed: it would cost more than all the rest. */
     belay_error error; /* where the op puts its text */
     char label[BELAY_LABEL_MAX + 1];
 };
 
-/* Readies a request; its memory may hold anything. */
+/* Readies a request; its memory may hold anything. For an acquire, belay__request_init_acquire comes after it. */
 void belay__request_init(belay_request *request, belay *client);
+void belay__request_init_acquire(belay_request *request);
 /* Begins a one-op request on a lock or a name; `done` of the op is set. */
-void belay__request_begin_op(belay_request *request);
+void belay__request_begin_op(belay_request *request, int64_t now_ns);
 /* The answer is known: wakes the caller or queues the callback. The request may be gone afterwards. */
 void belay__request_finish(belay_request *request, belay_status status);
 /* Ends it from outside (cancel, close, memory): soon. */

@@ -189,7 +189,7 @@ static void extend_settled(belay_op *op, belay_status status)
 }
 
 /* Looks at the clock, then the arguments. OK: go on. The monitor is held. */
-static belay_status extend_check(belay_lock *lock, uint32_t *ttl_ms, belay_error *err)
+static belay_status extend_check(belay_lock *lock, uint32_t *ttl_ms, int64_t now, belay_error *err)
 {
     belay *client = lock->client;
     if (client->closing)
@@ -199,7 +199,7 @@ static belay_status extend_check(belay_lock *lock, uint32_t *ttl_ms, belay_error
         return belay_error_set(err, BELAY_INVALID, NULL, "a TTL of %u ms: it must be 100 ms to 7 days",
                                (unsigned)*ttl_ms);
     int64_t deadline = atomic_load_explicit(&lock->deadline_ns, memory_order_relaxed);
-    if (!lock->lost && belay__loop_now(&client->loop) >= deadline)
+    if (!lock->lost && now >= deadline)
         belay__lock_lose(lock, false, "its TTL ran out");
     if (lock->lost)
         return belay_error_set(err, BELAY_LOST, NULL, "%s",
@@ -207,12 +207,12 @@ static belay_status extend_check(belay_lock *lock, uint32_t *ttl_ms, belay_error
     return BELAY_OK;
 }
 
-static void extend_begin(belay_request *request, belay_lock *lock, uint32_t ttl_ms)
+static void extend_begin(belay_request *request, belay_lock *lock, uint32_t ttl_ms, int64_t now)
 {
     request->lock = lock;
     lock->refs++;
     belay__lock_op(lock, &request->op, BELAY_VERB_EXTEND, ttl_ms, extend_settled);
-    belay__request_begin_op(request);
+    belay__request_begin_op(request, now);
 }
 
 static belay_status lock_check(const belay_lock *lock, belay_error *err)
@@ -227,14 +227,15 @@ belay_status belay_extend(belay_lock *lock, uint32_t ttl_ms, belay_error *err)
     if (status != BELAY_OK) return status;
     belay *client = lock->client;
     belay__loop_enter(&client->loop);
-    status = extend_check(lock, &ttl_ms, err);
+    int64_t now = belay__loop_now(&client->loop);
+    status = extend_check(lock, &ttl_ms, now, err);
     if (status != BELAY_OK) {
         belay__loop_leave(&client->loop);
         return status;
     }
     belay_request request;
     belay__request_init(&request, client);
-    extend_begin(&request, lock, ttl_ms);
+    extend_begin(&request, lock, ttl_ms, now);
     return belay__request_wait(&request, err);
 }
 
@@ -254,7 +255,8 @@ belay_status belay_extend_start(belay_lock *lock, uint32_t ttl_ms, belay_done_fn
     if (done == NULL) return belay_error_set(err, BELAY_INVALID, NULL, "done is NULL");
     belay *client = lock->client;
     belay__loop_enter(&client->loop);
-    status = extend_check(lock, &ttl_ms, err);
+    int64_t now = belay__loop_now(&client->loop);
+    status = extend_check(lock, &ttl_ms, now, err);
     if (status == BELAY_OK) status = started_need(client, err);
     belay_request *request = status == BELAY_OK ? belay__request_new(client, done, arg) : NULL;
     if (request == NULL) {
@@ -262,7 +264,7 @@ belay_status belay_extend_start(belay_lock *lock, uint32_t ttl_ms, belay_done_fn
         return status == BELAY_OK ? belay_error_set(err, BELAY_NOMEM, NULL, NULL) : status;
     }
     client->loop.background++;
-    extend_begin(request, lock, ttl_ms);
+    extend_begin(request, lock, ttl_ms, now);
     return belay__request_started(request, out);
 }
 
@@ -301,10 +303,9 @@ static void release_settled(belay_op *op, belay_status status)
 }
 
 /* The first half of a release: the handle is gone from its owner. False: there is nothing to send, and *status says why. */
-static bool release_begin(belay_lock *lock, belay_status *status, belay_error *err)
+static bool release_begin(belay_lock *lock, int64_t now, belay_status *status, belay_error *err)
 {
     belay *client = lock->client;
-    int64_t now = belay__loop_now(&client->loop);
     int64_t deadline = atomic_load_explicit(&lock->deadline_ns, memory_order_relaxed);
     if (!lock->lost && now >= deadline) {
         lock->lost = true; /* its holder is asking: this is how it learns */
@@ -321,12 +322,12 @@ static bool release_begin(belay_lock *lock, belay_status *status, belay_error *e
     return false;
 }
 
-static void release_send(belay_request *request, belay_lock *lock)
+static void release_send(belay_request *request, belay_lock *lock, int64_t now)
 {
     belay *client = lock->client;
     request->lock = lock;
     belay__lock_op(lock, &request->op, BELAY_VERB_RELEASE, 0, release_settled);
-    belay__request_begin_op(request);
+    belay__request_begin_op(request, now);
     /* Right behind the release, on the same connection: the next of this client. */
     belay__acquire_released(client, request->op.key.at, request->op.key.length);
 }
@@ -355,13 +356,14 @@ belay_status belay_release(belay_lock *lock, belay_error *err)
     belay *client = lock->client;
     belay__loop_enter(&client->loop);
     if (client->closing) return release_closed(lock, err);
-    if (!release_begin(lock, &status, err)) {
+    int64_t now = belay__loop_now(&client->loop);
+    if (!release_begin(lock, now, &status, err)) {
         belay__loop_leave(&client->loop);
         return status;
     }
     belay_request request;
     belay__request_init(&request, client);
-    release_send(&request, lock);
+    release_send(&request, lock, now);
     return belay__request_wait(&request, err);
 }
 
@@ -374,26 +376,26 @@ belay_status belay_release_start(belay_lock *lock, belay_done_fn *done, void *ar
     belay *client = lock->client;
     belay__loop_enter(&client->loop);
     if (client->closing) return release_closed(lock, err);
+    int64_t now = belay__loop_now(&client->loop);
     belay_request *request = NULL;
     if (done == NULL) status = belay_error_set(err, BELAY_INVALID, NULL, "done is NULL");
     if (status == BELAY_OK) status = started_need(client, err);
     if (status == BELAY_OK && (request = belay__request_new(client, done, arg)) == NULL)
         status = belay_error_set(err, BELAY_NOMEM, NULL, NULL);
-    if (status == BELAY_OK && !release_begin(lock, &status, err)) {
+    if (status == BELAY_OK && !release_begin(lock, now, &status, err)) {
         belay__free(request);
         request = NULL;
     } else if (status != BELAY_OK) {
         /* The handle goes all the same, and so does the lock, without an answer. */
         belay__lock_retire(lock);
-        if (!belay__debt_begin(lock, runs_until(lock, belay__loop_now(&client->loop))))
-            belay__lock_unref(lock);
+        if (!belay__debt_begin(lock, runs_until(lock, now))) belay__lock_unref(lock);
     }
     if (status != BELAY_OK) {
         belay__loop_leave(&client->loop);
         return status;
     }
     client->loop.background++;
-    release_send(request, lock);
+    release_send(request, lock, now);
     return belay__request_started(request, out);
 }
 

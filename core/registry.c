@@ -164,6 +164,7 @@ static belay_status table_find(const struct belay__registry *registry, const cha
             belay__nearest_offer(&nearest, *s);
     }
     known_words(registry, schemes, known, sizeof(known));
+    if (known[0] == '\0') memcpy(known, "none", sizeof("none"));
     return belay_error_set(err, BELAY_CONFIG, NULL, "there is no %s %s%s (known: %s)",
                            schemes ? "URL scheme" : "backend type", belay__quote(quoted, word),
                            belay__nearest_hint(&nearest, hint), known);

@@ -5,7 +5,7 @@
 
 void belay__request_init(belay_request *request, belay *client)
 {
-    memset(request, 0, offsetof(belay_request, error));
+    memset(request, 0, offsetof(belay_request, wait));
     request->client = client;
     request->error.size = sizeof request->error;
     request->error.status = BELAY_OK;
@@ -13,6 +13,11 @@ void belay__request_init(belay_request *request, belay *client)
     request->label[0] = '\0';
     request->op.error = &request->error;
     request->op.label = request->label;
+}
+
+void belay__request_init_acquire(belay_request *request)
+{
+    memset(&request->wait, 0, offsetof(belay_request, error) - offsetof(belay_request, wait));
 }
 
 belay_request *belay__request_new(belay *client, belay_done_fn *done, void *arg)
@@ -27,10 +32,9 @@ belay_request *belay__request_new(belay *client, belay_done_fn *done, void *arg)
     return request;
 }
 
-void belay__request_begin_op(belay_request *request)
+void belay__request_begin_op(belay_request *request, int64_t now)
 {
     belay *client = request->client;
-    int64_t now = belay__loop_now(&client->loop);
     belay_link_append(&client->requests, &request->all);
     request->phase = BELAY__PHASE_ATTEMPT;
     request->op.backend = client->root;
@@ -60,8 +64,12 @@ void belay__request_finish(belay_request *request, belay_status status)
     request->phase = BELAY__PHASE_DONE;
     request->status = status;
     request->error.status = status;
-    if (request->error.text[0] == '\0' || status == BELAY_OK)
+    if (status == BELAY_OK) {
+        request->error.node[0] = '\0';
+        memcpy(request->error.text, "done", sizeof "done");
+    } else if (request->error.text[0] == '\0') {
         snprintf(request->error.text, sizeof request->error.text, "%s", belay_status_text(status));
+    }
     if (request->async) {
         loop->background--;
         request->call.run = request_call;

@@ -63,7 +63,7 @@ belay_status belay__error_copy(belay_error *to, const belay_error *from)
 {
     if (to == NULL) return from->status;
     to->status = from->status;
-    memcpy(to->node, from->node, sizeof to->node);
-    memcpy(to->text, from->text, sizeof to->text);
+    memcpy(to->node, from->node, strlen(from->node) + 1);
+    memcpy(to->text, from->text, strlen(from->text) + 1);
     return from->status;
 }
