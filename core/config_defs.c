@@ -100,7 +100,7 @@ static belay_status url_query(struct url_reading *r, const char *key, const char
     struct belay__raw raw = { .kind = BELAY__RAW_TEXT, .text = value };
     belay_error *err = r->defs->err;
 
-    if (strcmp(key, "type") != 0 && belay__settings_key(r->settings, key) == BELAY__KEY_VALUE) {
+    if (belay__settings_key(r->settings, key) == BELAY__KEY_VALUE) {
         url_put(r, key, value);
         return r->status;
     }

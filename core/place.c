@@ -97,7 +97,7 @@ belay_status belay__file_read(struct belay__file *out, const char *path, size_t 
         status = file_wrong(err, at, path, "is too large");
         goto out;
     }
-    /* What it grows to while it is read is bounded by what was seen, and refused. */
+    /* What it grows to while it is read is refused. (Of files in /proc the size is 0.) */
     limit = (size_t)st.st_size > 0 ? (size_t)st.st_size : limit;
     file.bytes = belay__alloc(world, limit + 2);
     if (file.bytes == NULL) {
@@ -109,7 +109,8 @@ belay_status belay__file_read(struct belay__file *out, const char *path, size_t 
         goto out;
     }
     if (file.length > limit) {
-        status = file_wrong(err, at, path, "changed while it was read; try again");
+        status = file_wrong(err, at, path,
+                            st.st_size > 0 ? "changed while it was read; try again" : "is too large");
         goto out;
     }
     file.bytes[file.length] = '\0';
