@@ -77,7 +77,7 @@ static bool inspect(belay *client, const char *name, belay_info *info, int *stat
         *status = complain(name, &err);
         return false;
     }
-    if (info->name[0] == '\0' && strlen(name) <= BELAY_NAME_MAX) strcpy(info->name, name);
+    if (info->name[0] == '\0') snprintf(info->name, sizeof(info->name), "%s", name);
     return true;
 }
 

@@ -81,10 +81,10 @@ int main(int argc, char **argv)
         return EXIT_USAGE;
     }
     if (!args_read(&args, argc, argv)) return EXIT_USAGE;
+    if (args.version) return verb_version(&args);
     /* run's command inherits what we ignore; it takes care of SIGPIPE itself, after the fork. */
     if (args.verb == NULL || args.verb->bit != VERB_RUN) signal(SIGPIPE, SIG_IGN);
-    if (args.version) return verb_version(&args);
-    if (args.help) {
+    if (args.help || args.verb == NULL) {
         help_print(stdout, &args);
         return output_end(EXIT_DONE);
     }
