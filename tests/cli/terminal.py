@@ -129,7 +129,7 @@ def test_ctrl_c_ends_the_command_and_frees_the_lock(s):
 
 
 def test_ctrl_c_can_be_handled_by_the_command(s):
-    s.line("$B run x -- sh -c 'trap \"echo caught; exit 7\" INT; echo on; while :; do sleep 0.05; done'")
+    s.line("$B run x -- sh -c 'trap \"echo caught; exit 7\" INT; echo on; sleep 5 & wait'")
     s.expect("on\r\n")
     s.send("\x03")
     s.expect("caught")
