@@ -57,7 +57,7 @@ belay_status belay__registry_find_scheme(const struct belay__registry *registry,
                                          size_t length, const belay_backend_ops **out,
                                          belay_error *err);
 
-/* belay_describe, for any registry. */
+/* belay_describe, for any registry. No line at all: there is no such type. */
 void belay__describe(const struct belay__registry *registry, const char *type,
                      void (*each)(void *arg, const char *line), void *arg);
 

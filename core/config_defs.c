@@ -100,9 +100,11 @@ static belay_status url_query(struct url_reading *r, const char *key, const char
     struct belay__raw raw = { .kind = BELAY__RAW_TEXT, .text = value };
     belay_error *err = r->defs->err;
 
-    if (belay__settings_key(r->settings, key) == BELAY__KEY_VALUE) {
-        url_put(r, key, value);
-        return r->status;
+    switch (belay__settings_key(r->settings, key)) {
+    case BELAY__KEY_VALUE: url_put(r, key, value); return r->status;
+    case BELAY__KEY_GROUP:
+        return belay_error_set(err, BELAY_CONFIG, NULL, "%s: %s: is a group: %s.KEY=VALUE", r->at, key, key);
+    case BELAY__KEY_UNKNOWN: break;
     }
     if (!is_top_word(key))
         return belay__settings_unknown(r->settings, key, r->top != NULL ? top_words : NULL, r->at, err);

@@ -211,19 +211,15 @@ static void describe_types(const struct belay__registry *registry,
 void belay__describe(const struct belay__registry *registry, const char *type,
                      void (*each)(void *arg, const char *line), void *arg)
 {
-    belay_error err = BELAY_ERROR_INIT;
+    belay_setting_spec timeout[2] = { belay__common_keys[1], { 0 } };
+    char initial[BELAY__DURATION];
     const belay_backend_ops *ops;
 
     if (type == NULL) {
         describe_types(registry, each, arg);
         return;
     }
-    if (belay__registry_find(registry, type, &ops, &err) != BELAY_OK) {
-        each(arg, err.text);
-        return;
-    }
-    belay_setting_spec timeout[2] = { belay__common_keys[1], { 0 } };
-    char initial[BELAY__DURATION];
+    if (belay__registry_find(registry, type, &ops, NULL) != BELAY_OK) return;
     timeout[0].initial = belay__duration_show(initial, ops->timeout_ms != 0 ? ops->timeout_ms : 500);
     belay__settings_describe(ops->settings, each, arg);
     belay__settings_describe(timeout, each, arg);

@@ -1,7 +1,6 @@
 /* suggest.c - words for messages. No allocation: a message about a failure must not fail. */
 #include "core/suggest.h"
 
-#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -56,35 +55,43 @@ const char *belay__nearest_hint(const struct belay__nearest *nearest, char out[B
     return out;
 }
 
-/* Appends one byte as it may be shown; false when it does not fit into `limit`. */
-static int shown_byte(char *out, size_t *used, size_t limit, unsigned char byte)
+/* The bytes of the UTF-8 character at `text` if it may be shown as it is; 0: a control character, or no UTF-8. */
+static size_t character_length(const char *text)
 {
-    int plain = byte >= 0x20 && byte != 0x7f;
-    size_t need = plain ? 1 : 4;
+    const unsigned char *c = (const unsigned char *)text;
+    size_t length = c[0] < 0x80 ? 1 : c[0] < 0xc2 ? 0 : c[0] < 0xe0 ? 2 : c[0] < 0xf0 ? 3 : c[0] < 0xf5 ? 4 : 0;
 
-    if (*used + need > limit) return 0;
-    if (plain)
-        out[*used] = (char)byte;
-    else
-        snprintf(out + *used, 5, "\\x%02x", byte);
-    *used += need;
-    return 1;
+    if (length == 1) return c[0] >= 0x20 && c[0] != 0x7f ? 1 : 0;
+    for (size_t i = 1; i < length; i++) {
+        if ((c[i] & 0xc0) != 0x80) return 0;
+    }
+    if (c[0] == 0xc2 && c[1] < 0xa0) return 0; /* U+0080 to U+009F are control characters */
+    return length;
+}
+
+/* Appends what of `text` fits below `limit`, whole characters only. Returns what did not fit. */
+static const char *shown_add(char *out, size_t *used, size_t limit, const char *text)
+{
+    while (*text != '\0') {
+        size_t length = character_length(text), need = length != 0 ? length : 4;
+        if (*used + need > limit) break;
+        if (length != 0)
+            memcpy(out + *used, text, length);
+        else
+            snprintf(out + *used, 5, "\\x%02x", (unsigned char)*text);
+        *used += need;
+        text += length != 0 ? length : 1;
+    }
+    return text;
 }
 
 const char *belay__quote(char out[BELAY__QUOTE], const char *text)
 {
-    size_t used = 0, limit = BELAY__QUOTE - 5; /* the closing quote, three dots, the end */
+    size_t used = 0;
 
     out[used++] = '"';
-    for (; *text != '\0'; text++) {
-        if (!shown_byte(out, &used, limit, (unsigned char)*text)) break;
-    }
+    text = shown_add(out, &used, BELAY__QUOTE - 5, text); /* three dots, the closing quote, the end */
     if (*text != '\0') {
-        /* Not in the middle of a UTF-8 character. */
-        if (((unsigned char)*text & 0xc0) == 0x80) {
-            while (used > 1 && ((unsigned char)out[used - 1] & 0xc0) == 0x80) used--;
-            if (used > 1 && (unsigned char)out[used - 1] >= 0xc0) used--;
-        }
         memcpy(out + used, "...", 3);
         used += 3;
     }
@@ -103,9 +110,7 @@ const char *belay__at(char out[BELAY__AT], const char *path, unsigned line)
         memcpy(out, "...", 3);
         used = 3;
     }
-    for (; *path != '\0'; path++) {
-        if (!shown_byte(out, &used, limit, (unsigned char)*path)) break;
-    }
+    shown_add(out, &used, limit, path);
     out[used] = '\0';
     if (line != 0) snprintf(out + used, BELAY__AT - used, ":%u", line);
     return out;

@@ -189,8 +189,7 @@ static void describe_shows_every_key_with_type_range_default_and_help(void **sta
     assert_non_null(strstr(lines.text, "default 2s"));
     lines = (struct lines){ "", 0 };
     belay__describe(&fake_registry, "nett", line_keep, &lines);
-    assert_string_equal(lines.text,
-                        "there is no backend type \"nett\"; did you mean \"net\"? (known: plain, pair, net, sqlite)\n");
+    assert_int_equal(lines.count, 0);
 }
 
 int main(void)

@@ -126,6 +126,8 @@ static void quoted_text_is_short_and_shows_no_control_characters(void **state)
     assert_string_equal(belay__quote(out, "a\nb\x7f"), "\"a\\x0ab\\x7f\"");
     assert_string_equal(belay__quote(out, ""), "\"\"");
     assert_string_equal(belay__quote(out, "\xc3\xa4"), "\"\xc3\xa4\"");
+    assert_string_equal(belay__quote(out, "\xa0\xc3"), "\"\\xa0\\xc3\"");
+    assert_string_equal(belay__quote(out, "\xc2\x9b"), "\"\\xc2\\x9b\"");
     memset(text, '\n', sizeof(text) - 1);
     text[sizeof(text) - 1] = '\0';
     assert_true(strlen(belay__quote(out, text)) < BELAY__QUOTE);

@@ -234,7 +234,7 @@ static void values_of_a_url_are_checked_like_those_of_a_file(void **state)
     refused("plain:?prefx=1", "plain:?prefx=1: a backend of type \"plain\" has no key \"prefx\"; did you mean \"prefix\"?");
     refused("plain:?type=net", "plain:?type=net: type: is given twice");
     refused("plain:?outage=1s", "plain:?outage=1s: a backend of type \"plain\" has no key \"outage\"");
-    refused("plain:?tls=1", "plain:?tls=1: a backend of type \"plain\" has no key \"tls\"");
+    refused("plain:?tls=1", "plain:?tls=1: tls: is a group: tls.KEY=VALUE");
 }
 
 static void a_url_with_a_host_where_none_is_wanted_is_refused(void **state)
