@@ -111,8 +111,7 @@ static void fault_unwait(belay_backend *base, belay_wait *wait)
     belay_env_free(base->env, relay);
 }
 
-/* ------------------------------------------------------------------ a call: one attempt, from end
- * to end */
+/* ------------------------------------------------------------------ a call */
 
 enum phase { PHASE_DELAY, PHASE_SENT, PHASE_REPLY };
 
