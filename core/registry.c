@@ -214,6 +214,7 @@ void belay__describe(const struct belay__registry *registry, const char *type,
     belay_setting_spec timeout[2] = { belay__common_keys[1], { 0 } };
     char initial[BELAY__DURATION];
     const belay_backend_ops *ops;
+    int width;
 
     if (type == NULL) {
         describe_types(registry, each, arg);
@@ -221,8 +222,10 @@ void belay__describe(const struct belay__registry *registry, const char *type,
     }
     if (belay__registry_find(registry, type, &ops, NULL) != BELAY_OK) return;
     timeout[0].initial = belay__duration_show(initial, ops->timeout_ms != 0 ? ops->timeout_ms : 500);
-    belay__settings_describe(ops->settings, each, arg);
-    belay__settings_describe(timeout, each, arg);
+    width = belay__settings_width(ops->settings);
+    if (width < belay__settings_width(timeout)) width = belay__settings_width(timeout);
+    belay__settings_describe(ops->settings, width, each, arg);
+    belay__settings_describe(timeout, width, each, arg);
 }
 
 void belay_describe(const char *type, void (*each)(void *arg, const char *line), void *arg)

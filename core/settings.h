@@ -78,9 +78,11 @@ belay_status belay__error_at(belay_error *err, belay_status status, const char *
 /* REFUSED: "FILE:LINE: holds a password and others can read it". */
 belay_status belay__exposed(const char *at, belay_error *err);
 
-/* The lines that describe a set of keys: type, range, default, help. */
-void belay__settings_describe(const belay_setting_spec *specs,
+/* The lines that describe a set of keys: type, range, default, help. `width` is the first column's. */
+void belay__settings_describe(const belay_setting_spec *specs, int width,
                               void (*each)(void *arg, const char *line), void *arg);
+/* The length of the longest key. */
+int belay__settings_width(const belay_setting_spec *specs);
 
 /* The keys of core's own that every backend has: type, timeout. */
 extern const belay_setting_spec belay__common_keys[];

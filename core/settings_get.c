@@ -189,7 +189,17 @@ static void range_show(char *out, size_t size, const belay_setting_spec *spec)
     if (spec->min != 0 || spec->max != 0) snprintf(out, size, "  %s to %s", low, high);
 }
 
-void belay__settings_describe(const belay_setting_spec *specs,
+int belay__settings_width(const belay_setting_spec *specs)
+{
+    size_t width = 0;
+
+    for (; specs != NULL && specs->key != NULL; specs++) {
+        if (strlen(specs->key) > width) width = strlen(specs->key);
+    }
+    return (int)width;
+}
+
+void belay__settings_describe(const belay_setting_spec *specs, int width,
                               void (*each)(void *arg, const char *line), void *arg)
 {
     for (; specs != NULL && specs->key != NULL; specs++) {
@@ -198,7 +208,7 @@ void belay__settings_describe(const belay_setting_spec *specs,
         if (specs->initial != NULL)
             snprintf(initial, sizeof(initial), "  default %s",
                      specs->initial[0] != '\0' ? specs->initial : "\"\"");
-        snprintf(line, sizeof(line), "%-16s %-9s%s%s%s  %s", specs->key, type_name((int)specs->type),
+        snprintf(line, sizeof(line), "%-*s  %-9s%s%s%s  %s", width, specs->key, type_name((int)specs->type),
                  specs->required ? "  required" : "", range, initial,
                  specs->help != NULL ? specs->help : "");
         each(arg, line);
