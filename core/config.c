@@ -1,9 +1,10 @@
 /* config.c - a configuration, read: from a file by libconfig, from a URL, or the embedded default.
  *
- * The whole of it is checked against the tables' keys before anything is opened. The only file that knows libconfig,
- * which gets one checked text (config_text.c) and is asked for nothing but its tree. libconfig allocates for itself, and 1.5
- * crashes or exits when that fails: the one place where belay can't answer NOMEM. It switches to the C locale
- * while it reads, in its own thread only. */
+ * The whole of it is checked against the tables' keys before anything is opened. The only file that
+ * knows libconfig, which gets one checked text (config_text.c) and is asked for nothing but its
+ * tree. libconfig allocates for itself, and 1.5 crashes or exits when that fails: the one place
+ * where belay can't answer NOMEM. It switches to the C locale while it reads, in its own thread
+ * only. */
 #define _GNU_SOURCE /* explicit_bzero */
 #include "core/config.h"
 
@@ -35,26 +36,68 @@ struct reader {
 #define DAY_MS 86400000
 
 static const belay_setting_spec top_keys[] = {
-    { .key = "use", .type = BELAY_SETTING_BACKEND, .help = "which backend: a name in `backends`, or a URL" },
-    { .key = "prefix", .type = BELAY_SETTING_STRING, .initial = "belay:", .min = 0, .max = 256,
+    { .key = "use",
+      .type = BELAY_SETTING_BACKEND,
+      .help = "which backend: a name in `backends`, or a URL" },
+    { .key = "prefix",
+      .type = BELAY_SETTING_STRING,
+      .initial = "belay:",
+      .min = 0,
+      .max = 256,
       .help = "stands before every lock's name where it is stored" },
-    { .key = "ttl", .type = BELAY_SETTING_DURATION, .initial = "10s", .min = BELAY_TTL_MIN_MS,
-      .max = BELAY_TTL_MAX_MS, .help = "how long a grant lasts unless it is extended" },
-    { .key = "wait", .type = (belay_setting_type)BELAY__SETTING_WAIT, .initial = "5s", .min = 1,
-      .max = BELAY_WAIT_MAX_MS, .help = "how long an acquire waits; or try, forever" },
-    { .key = "keep", .type = BELAY_SETTING_BOOLEAN, .initial = "true", .help = "extend held locks" },
-    { .key = "fencing", .type = BELAY_SETTING_BOOLEAN, .initial = "true", .help = "give fencing tokens" },
-    { .key = "outage", .type = BELAY_SETTING_DURATION, .initial = "5s", .min = 0, .max = DAY_MS,
+    { .key = "ttl",
+      .type = BELAY_SETTING_DURATION,
+      .initial = "10s",
+      .min = BELAY_TTL_MIN_MS,
+      .max = BELAY_TTL_MAX_MS,
+      .help = "how long a grant lasts unless it is extended" },
+    { .key = "wait",
+      .type = (belay_setting_type)BELAY__SETTING_WAIT,
+      .initial = "5s",
+      .min = 1,
+      .max = BELAY_WAIT_MAX_MS,
+      .help = "how long an acquire waits; or try, forever" },
+    { .key = "keep",
+      .type = BELAY_SETTING_BOOLEAN,
+      .initial = "true",
+      .help = "extend held locks" },
+    { .key = "fencing",
+      .type = BELAY_SETTING_BOOLEAN,
+      .initial = "true",
+      .help = "give fencing tokens" },
+    { .key = "outage",
+      .type = BELAY_SETTING_DURATION,
+      .initial = "5s",
+      .min = 0,
+      .max = DAY_MS,
       .help = "how long a waiting acquire goes on while the backend fails" },
-    { .key = "handoffs", .type = BELAY_SETTING_INTEGER, .initial = "8", .min = 0, .max = 1000000,
+    { .key = "handoffs",
+      .type = BELAY_SETTING_INTEGER,
+      .initial = "8",
+      .min = 0,
+      .max = 1000000,
       .help = "hand-overs within the process before others get their turn; 0: no limit" },
-    { .key = "handoff_pause", .type = BELAY_SETTING_DURATION, .initial = "0s", .min = 0, .max = 60000,
+    { .key = "handoff_pause",
+      .type = BELAY_SETTING_DURATION,
+      .initial = "0s",
+      .min = 0,
+      .max = 60000,
       .help = "how long that turn is; 0s: two round trips" },
-    { .key = "close_timeout", .type = BELAY_SETTING_DURATION, .initial = "1s", .min = 0, .max = 3600000,
+    { .key = "close_timeout",
+      .type = BELAY_SETTING_DURATION,
+      .initial = "1s",
+      .min = 0,
+      .max = 3600000,
       .help = "how long closing may clean up" },
-    { .key = "log.level", .type = BELAY_SETTING_CHOICE, .initial = "info", .choices = "error|warn|info|debug",
+    { .key = "log.level",
+      .type = BELAY_SETTING_CHOICE,
+      .initial = "info",
+      .choices = "error|warn|info|debug",
       .help = "what is logged" },
-    { .key = "log.to", .type = BELAY_SETTING_CHOICE, .initial = "stderr", .choices = "stderr|none",
+    { .key = "log.to",
+      .type = BELAY_SETTING_CHOICE,
+      .initial = "stderr",
+      .choices = "stderr|none",
       .help = "where the command line logs to" },
     { 0 },
 };
@@ -101,7 +144,8 @@ static belay_status top_hand_over(struct reader *r)
 
 /* ------------------------------------------------------------------ libconfig's tree */
 
-static const struct belay__text_file *setting_at(const struct reader *r, const config_setting_t *setting,
+static const struct belay__text_file *setting_at(const struct reader *r,
+                                                 const config_setting_t *setting,
                                                  char at[BELAY__AT])
 {
     return belay__text_at(&r->text, config_setting_source_line(setting), at);
@@ -120,7 +164,9 @@ static belay_status raw_of_list(const struct reader *r, const config_setting_t *
     raw->count = count;
     for (size_t i = 0; i < count; i++) {
         const config_setting_t *item = config_setting_get_elem(list, (unsigned)i);
-        (*items)[i] = config_setting_type(item) == CONFIG_TYPE_STRING ? config_setting_get_string(item) : NULL;
+        (*items)[i] = config_setting_type(item) == CONFIG_TYPE_STRING
+                          ? config_setting_get_string(item)
+                          : NULL;
         if ((*items)[i] != NULL) continue;
         raw->kind = BELAY__RAW_MIXED;
         raw->count = i + 1;
@@ -129,8 +175,8 @@ static belay_status raw_of_list(const struct reader *r, const config_setting_t *
     return BELAY_OK;
 }
 
-static belay_status raw_of(const struct reader *r, const config_setting_t *setting, struct belay__raw *raw,
-                           const char ***items)
+static belay_status raw_of(const struct reader *r, const config_setting_t *setting,
+                           struct belay__raw *raw, const char ***items)
 {
     *raw = (struct belay__raw){ 0 };
     *items = NULL;
@@ -163,7 +209,8 @@ static belay_status raw_of(const struct reader *r, const config_setting_t *setti
 static belay_status setting_walk(struct reader *r, config_setting_t *setting, const char *key,
                                  belay_settings *into, const char *const *also);
 
-/* Puts all of a group into the settings. `under`: "" or "tls."; `also`: words at this level that are dealt with elsewhere. */
+/* Puts all of a group into the settings. `under`: "" or "tls."; `also`: words at this level that
+ * are dealt with elsewhere. */
 static belay_status group_walk(struct reader *r, config_setting_t *group, const char *under,
                                belay_settings *into, const char *const *also)
 {
@@ -194,13 +241,15 @@ static belay_status setting_walk(struct reader *r, config_setting_t *setting, co
     case BELAY__KEY_UNKNOWN: return belay__settings_unknown(into, key, also, at, r->err);
     case BELAY__KEY_GROUP:
         if (config_setting_type(setting) != CONFIG_TYPE_GROUP)
-            return belay_error_set(r->err, BELAY_CONFIG, NULL, "%s: %s: is a group: %s: { ... };", at, key, key);
+            return belay_error_set(r->err, BELAY_CONFIG, NULL, "%s: %s: is a group: %s: { ... };",
+                                   at, key, key);
         snprintf(under, sizeof(under), "%s.", key);
         return group_walk(r, setting, under, into, NULL);
     case BELAY__KEY_VALUE: break;
     }
     status = raw_of(r, setting, &raw, &items);
-    if (status == BELAY_OK) status = belay__settings_put(into, key, &raw, at, file->exposed, r->err);
+    if (status == BELAY_OK)
+        status = belay__settings_put(into, key, &raw, at, file->exposed, r->err);
     belay__free(items);
     return status;
 }
@@ -213,11 +262,13 @@ static belay_status backend_type(struct reader *r, const config_setting_t *group
     belay_status status;
 
     if (type == NULL)
-        return belay_error_set(r->err, BELAY_CONFIG, NULL, "%s: the backend \"%.40s\" has no type: type = \"sqlite\";",
-                               at, config_setting_name(group));
+        return belay_error_set(r->err, BELAY_CONFIG, NULL,
+                               "%s: the backend \"%.40s\" has no type: type = \"sqlite\";", at,
+                               config_setting_name(group));
     setting_at(r, type, type_at);
     if (config_setting_type(type) != CONFIG_TYPE_STRING)
-        return belay_error_set(r->err, BELAY_CONFIG, NULL, "%s: type: a string is wanted, in quotes", type_at);
+        return belay_error_set(r->err, BELAY_CONFIG, NULL,
+                               "%s: type: a string is wanted, in quotes", type_at);
     status = belay__registry_find(r->registry, config_setting_get_string(type), ops, r->err);
     return belay__error_at(r->err, status, type_at);
 }
@@ -233,11 +284,11 @@ static belay_status backend_walk(struct reader *r, config_setting_t *group)
 
     setting_at(r, group, at);
     if (config_setting_type(group) != CONFIG_TYPE_GROUP)
-        return belay_error_set(r->err, BELAY_CONFIG, NULL, "%s: a backend is a group: %.40s: { type = \"...\"; };",
-                               at, name);
+        return belay_error_set(r->err, BELAY_CONFIG, NULL,
+                               "%s: a backend is a group: %.40s: { type = \"...\"; };", at, name);
     if (strlen(name) > NAME_MAX_BYTES)
-        return belay_error_set(r->err, BELAY_CONFIG, NULL, "%s: a backend's name has at most %d bytes", at,
-                               NAME_MAX_BYTES);
+        return belay_error_set(r->err, BELAY_CONFIG, NULL,
+                               "%s: a backend's name has at most %d bytes", at, NAME_MAX_BYTES);
     status = backend_type(r, group, at, &ops);
     if (status == BELAY_OK) status = belay__defs_add(&r->defs, name, ops, at, &index);
     if (status != BELAY_OK) return status;
@@ -255,7 +306,8 @@ static belay_status backends_walk(struct reader *r, config_setting_t *root)
     if (backends == NULL) return BELAY_OK;
     setting_at(r, backends, at);
     if (config_setting_type(backends) != CONFIG_TYPE_GROUP)
-        return belay_error_set(r->err, BELAY_CONFIG, NULL, "%s: backends: is a group: backends: { NAME: { ... }; };", at);
+        return belay_error_set(r->err, BELAY_CONFIG, NULL,
+                               "%s: backends: is a group: backends: { NAME: { ... }; };", at);
     for (unsigned i = 0; status == BELAY_OK && i < (unsigned)config_setting_length(backends); i++)
         status = backend_walk(r, config_setting_get_elem(backends, i));
     return status;
@@ -286,14 +338,15 @@ static belay_status use_only(struct reader *r, const char *shown, size_t *root)
         return BELAY_OK;
     }
     if (r->defs.count == 0)
-        return belay_error_set(r->err, BELAY_CONFIG, NULL,
-                               "%s: there is no backend: add one to \"backends\", or name a URL: use = \"sqlite:\";",
-                               shown);
+        return belay_error_set(
+            r->err, BELAY_CONFIG, NULL,
+            "%s: there is no backend: add one to \"backends\", or name a URL: use = \"sqlite:\";",
+            shown);
     for (size_t i = 0; i < r->defs.count && used < sizeof(names); i++)
         used += (size_t)snprintf(names + used, sizeof(names) - used, "%s%.40s", i > 0 ? ", " : "",
                                  r->defs.list[i].name);
-    return belay_error_set(r->err, BELAY_CONFIG, NULL, "%s: \"use\" is to say which of the backends it is: %s", shown,
-                           names);
+    return belay_error_set(r->err, BELAY_CONFIG, NULL,
+                           "%s: \"use\" is to say which of the backends it is: %s", shown, names);
 }
 
 /* Everything is read: finds the root, checks the whole, hands over. */
@@ -305,10 +358,8 @@ static belay_status reader_finish(struct reader *r)
     size_t root = 0;
 
     if (status != BELAY_OK) return status;
-    if (belay__settings_child(r->top, 0, &use))
-        status = belay__defs_find(&r->defs, &use, &root);
-    else
-        status = use_only(r, belay__at(shown, r->config->source, 0), &root);
+    if (belay__settings_child(r->top, 0, &use)) status = belay__defs_find(&r->defs, &use, &root);
+    else status = use_only(r, belay__at(shown, r->config->source, 0), &root);
     if (status == BELAY_OK) status = belay__defs_link(&r->defs);
     if (status == BELAY_OK) status = belay__defs_order(&r->defs, root, r->config);
     return status == BELAY_OK ? top_hand_over(r) : status;
@@ -326,7 +377,8 @@ static belay_status load_tree(struct reader *r, config_t *lib)
     if (config_read_string(lib, r->text.text) != CONFIG_TRUE) {
         belay__text_at(&r->text, (unsigned)config_error_line(lib), at);
         return belay_error_set(r->err, BELAY_CONFIG, NULL, "%s: %s", at,
-                               config_error_text(lib) != NULL ? config_error_text(lib) : "cannot be read");
+                               config_error_text(lib) != NULL ? config_error_text(lib)
+                                                              : "cannot be read");
     }
     root = config_root_setting(lib);
     status = group_walk(r, root, "", r->top, also);
@@ -400,20 +452,15 @@ belay_status belay__config_load(struct belay__config **out, const char *where,
     if (status != BELAY_OK) return status;
     r.defs = (struct belay__defs){ .registry = registry, .world = world, .err = err };
     r.config = belay__alloc(world, sizeof(*r.config));
-    if (r.config == NULL)
-        status = no_memory(&r);
-    else if (place == NULL)
-        status = load_default(&r);
-    else
-        status = belay__url_looks(place) ? load_url(&r, place) : load_file(&r, place);
+    if (r.config == NULL) status = no_memory(&r);
+    else if (place == NULL) status = load_default(&r);
+    else status = belay__url_looks(place) ? load_url(&r, place) : load_file(&r, place);
     belay__secret_free(place);
     belay__settings_free(r.top);
     belay__defs_free(&r.defs);
     belay__text_free(&r.text);
-    if (status == BELAY_OK)
-        *out = r.config;
-    else
-        belay__config_free(r.config);
+    if (status == BELAY_OK) *out = r.config;
+    else belay__config_free(r.config);
     return status;
 }
 

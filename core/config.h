@@ -16,15 +16,16 @@ struct belay__config_backend {
     const belay_backend_ops *ops;
     belay_settings *settings;
     uint32_t timeout_ms; /* the common key `timeout` */
-    size_t *children;    /* indices into belay__config.backends, in the order of the settings; always smaller than its own index */
+    size_t *children; /* indices into belay__config.backends, in the order of the settings; always
+                         smaller than its own index */
     size_t child_count;
     belay_backend *object; /* client.c's */
     belay_env *env;        /* client.c's */
 };
 
 struct belay__config {
-    char *source; /* the file's path, the URL, or "built-in default": for messages */
-    char *prefix; /* "belay:" */
+    char *source;              /* the file's path, the URL, or "built-in default": for messages */
+    char *prefix;              /* "belay:" */
     uint32_t ttl_ms;           /* 10 s */
     int64_t wait_ms;           /* BELAY_TRY, BELAY_FOREVER or milliseconds; default 5 s */
     bool keep;                 /* true */
@@ -33,10 +34,10 @@ struct belay__config {
     uint32_t handoffs;         /* 8; 0: never pause */
     uint32_t handoff_pause_ms; /* 0: two round trips */
     uint32_t close_timeout_ms; /* 1 s */
-    int log_level;             /* belay_level; log.to is the command line's own business but is checked here */
-    char *log_to;              /* "stderr" */
-    struct belay__config_backend *backends; /* in the order of creation: children before parents; only those
-                                               that `use` reaches */
+    int log_level; /* belay_level; log.to is the command line's own business but is checked here */
+    char *log_to;  /* "stderr" */
+    struct belay__config_backend *backends; /* in the order of creation: children before parents;
+                                               only those that `use` reaches */
     size_t count;
     size_t use; /* index of the root */
 };

@@ -1,7 +1,8 @@
 /* config_defs.c - the backends of a configuration while it is read.
  *
- * They form a graph: a composite's BACKEND and BACKENDS keys name its children, or are URLs that describe them. The
- * whole graph is checked; what `use` reaches is handed over, children before parents. */
+ * They form a graph: a composite's BACKEND and BACKENDS keys name its children, or are URLs that
+ * describe them. The whole graph is checked; what `use` reaches is handed over, children before
+ * parents. */
 #define _GNU_SOURCE /* explicit_bzero */
 #include "core/config_defs.h"
 
@@ -23,15 +24,15 @@ static belay_status no_memory(const struct belay__defs *defs)
 
 /* ------------------------------------------------------------------ adding */
 
-belay_status belay__defs_add(struct belay__defs *defs, const char *name, const belay_backend_ops *ops,
-                             const char *at, size_t *index)
+belay_status belay__defs_add(struct belay__defs *defs, const char *name,
+                             const belay_backend_ops *ops, const char *at, size_t *index)
 {
     struct belay__def *def;
     char what[96];
 
     if (defs->count >= DEFS_MAX)
-        return belay_error_set(defs->err, BELAY_CONFIG, NULL, "%s: more than %u backends are too many", at,
-                               DEFS_MAX);
+        return belay_error_set(defs->err, BELAY_CONFIG, NULL,
+                               "%s: more than %u backends are too many", at, DEFS_MAX);
     if (defs->count == defs->room) {
         size_t room = defs->room != 0 ? defs->room * 2 : 8;
         struct belay__def *list = belay__alloc(defs->world, room * sizeof(*list));
@@ -47,8 +48,8 @@ belay_status belay__defs_add(struct belay__defs *defs, const char *name, const b
     *index = defs->count++;
     def->ops = ops;
     snprintf(what, sizeof(what), "a backend of type \"%.40s\"", ops->type);
-    return belay__settings_new(&def->settings, ops->settings, belay__common_keys, what, at, defs->world,
-                               defs->err);
+    return belay__settings_new(&def->settings, ops->settings, belay__common_keys, what, at,
+                               defs->world, defs->err);
 }
 
 void belay__defs_free(struct belay__defs *defs)
@@ -103,15 +104,18 @@ static belay_status url_query(struct url_reading *r, const char *key, const char
     switch (belay__settings_key(r->settings, key)) {
     case BELAY__KEY_VALUE: url_put(r, key, value); return r->status;
     case BELAY__KEY_GROUP:
-        return belay_error_set(err, BELAY_CONFIG, NULL, "%s: %s: is a group: %s.KEY=VALUE", r->at, key, key);
+        return belay_error_set(err, BELAY_CONFIG, NULL, "%s: %s: is a group: %s.KEY=VALUE", r->at,
+                               key, key);
     case BELAY__KEY_UNKNOWN: break;
     }
     if (!is_top_word(key))
-        return belay__settings_unknown(r->settings, key, r->top != NULL ? top_words : NULL, r->at, err);
+        return belay__settings_unknown(r->settings, key, r->top != NULL ? top_words : NULL, r->at,
+                                       err);
     if (r->top == NULL)
-        return belay_error_set(err, BELAY_CONFIG, NULL,
-                               "%s: %s is the whole configuration's: write it into the file, beside \"use\"",
-                               r->at, key);
+        return belay_error_set(
+            err, BELAY_CONFIG, NULL,
+            "%s: %s is the whole configuration's: write it into the file, beside \"use\"", r->at,
+            key);
     return belay__settings_put(r->top, key, &raw, r->at, false, err);
 }
 
@@ -121,13 +125,14 @@ static belay_status url_rest(struct url_reading *r, const belay_backend_ops *ops
     const struct belay__url *url = r->url;
 
     if (url->host_count > 0 || url->user != NULL || url->password != NULL)
-        return belay_error_set(r->defs->err, BELAY_CONFIG, NULL,
-                               "%s: has a host, and %s: takes none; a path has three slashes: %s:///path",
-                               r->at, url->scheme, url->scheme);
+        return belay_error_set(
+            r->defs->err, BELAY_CONFIG, NULL,
+            "%s: has a host, and %s: takes none; a path has three slashes: %s:///path", r->at,
+            url->scheme, url->scheme);
     if (url->path[0] == '\0') return BELAY_OK;
     if (ops->url_key == NULL)
-        return belay_error_set(r->defs->err, BELAY_CONFIG, NULL, "%s: nothing stands behind \"%s:\"", r->at,
-                               url->scheme);
+        return belay_error_set(r->defs->err, BELAY_CONFIG, NULL,
+                               "%s: nothing stands behind \"%s:\"", r->at, url->scheme);
     url_put(r, ops->url_key, url->path);
     return r->status;
 }
@@ -141,8 +146,10 @@ static belay_status url_own(struct url_reading *r, const belay_backend_ops *ops)
     if (r->status != BELAY_OK) return r->status;
     if (status == BELAY_OK) return BELAY_OK;
     if (err != NULL && r->url->password != NULL && r->url->password[0] != '\0' &&
-        (strstr(err->text, r->url->password) != NULL || strstr(err->node, r->url->password) != NULL))
-        belay_error_set(err, status, NULL, "is not a valid URL for a backend of type \"%.40s\"", ops->type);
+        (strstr(err->text, r->url->password) != NULL ||
+         strstr(err->node, r->url->password) != NULL))
+        belay_error_set(err, status, NULL, "is not a valid URL for a backend of type \"%.40s\"",
+                        ops->type);
     return belay__error_at(err, status, r->at);
 }
 
@@ -164,7 +171,8 @@ static bool url_has_secret(const struct belay__url *url, const belay_backend_ops
     if (url->password != NULL) return true;
     for (size_t i = 0; i < url->query_count; i++) {
         for (const belay_setting_spec *s = ops->settings; s != NULL && s->key != NULL; s++) {
-            if (s->type == BELAY_SETTING_SECRET && strcmp(s->key, url->query[i].key) == 0) return true;
+            if (s->type == BELAY_SETTING_SECRET && strcmp(s->key, url->query[i].key) == 0)
+                return true;
         }
     }
     return false;
@@ -221,7 +229,8 @@ belay_status belay__defs_url(struct belay__defs *defs, const char *text, const c
 
 /* ------------------------------------------------------------------ the graph */
 
-belay_status belay__defs_find(struct belay__defs *defs, const struct belay__child *child, size_t *index)
+belay_status belay__defs_find(struct belay__defs *defs, const struct belay__child *child,
+                              size_t *index)
 {
     struct belay__nearest nearest = { .wanted = child->name };
     char hint[BELAY__HINT], quoted[BELAY__QUOTE];
@@ -236,8 +245,8 @@ belay_status belay__defs_find(struct belay__defs *defs, const struct belay__chil
         }
         belay__nearest_offer(&nearest, defs->list[i].name);
     }
-    return belay_error_set(defs->err, BELAY_CONFIG, NULL, "%s: %s: there is no backend %s%s", child->at,
-                           child->key, belay__quote(quoted, child->name),
+    return belay_error_set(defs->err, BELAY_CONFIG, NULL, "%s: %s: there is no backend %s%s",
+                           child->at, child->key, belay__quote(quoted, child->name),
                            belay__nearest_hint(&nearest, hint));
 }
 
@@ -263,8 +272,8 @@ static belay_status def_link(struct belay__defs *defs, size_t i)
 }
 
 /* "AT: cycle: a -> b -> a"; path[] is how `again` was reached. */
-static belay_status cycle_wrong(struct belay__defs *defs, const size_t *path, size_t length, size_t again,
-                                size_t child)
+static belay_status cycle_wrong(struct belay__defs *defs, const size_t *path, size_t length,
+                                size_t again, size_t child)
 {
     struct belay__child closing = { 0 };
     char text[160] = "";
@@ -273,7 +282,8 @@ static belay_status cycle_wrong(struct belay__defs *defs, const size_t *path, si
     while (path[from] != again) from++;
     for (size_t i = from; i <= length && used < sizeof(text); i++) {
         const char *name = defs->list[i < length ? path[i] : again].name;
-        used += (size_t)snprintf(text + used, sizeof(text) - used, "%s%.40s", i > from ? " -> " : "", name);
+        used += (size_t)snprintf(text + used, sizeof(text) - used, "%s%.40s",
+                                 i > from ? " -> " : "", name);
     }
     belay__settings_child(defs->list[path[length - 1]].settings, child, &closing);
     return belay_error_set(defs->err, BELAY_CONFIG, NULL, "%s: cycle: %s", closing.at, text);

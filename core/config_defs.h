@@ -1,4 +1,5 @@
-/* config_defs.h - the backends of a configuration while it is read: by name or by URL, and who has whom as a child. */
+/* config_defs.h - the backends of a configuration while it is read: by name or by URL, and who has
+ * whom as a child. */
 #ifndef BELAY_CORE_CONFIG_DEFS_H
 #define BELAY_CORE_CONFIG_DEFS_H
 
@@ -12,7 +13,7 @@ struct belay__def {
     belay_settings *settings;
     size_t *children; /* indices, in the order of the settings */
     size_t child_count;
-    int mark;    /* cycle search and ordering */
+    int mark;     /* cycle search and ordering */
     size_t final; /* its index in belay__config.backends */
 };
 
@@ -24,17 +25,18 @@ struct belay__defs {
     size_t count, room;
 };
 
-/* Adds a backend of the file: its settings are empty. *index is where; names are unique (libconfig's
- * groups are). `at` is "FILE:LINE". CONFIG, NOMEM. */
-belay_status belay__defs_add(struct belay__defs *defs, const char *name, const belay_backend_ops *ops,
-                             const char *at, size_t *index);
-/* Adds the backend that a URL describes, complete; or finds it when it was there before. `at` is where it was
- * written, NULL if the caller of belay_open did. `top`: the top-level settings that its query may set, or NULL.
- * CONFIG, REFUSED, NOMEM. */
+/* Adds a backend of the file: its settings are empty. *index is where; names are unique
+ * (libconfig's groups are). `at` is "FILE:LINE". CONFIG, NOMEM. */
+belay_status belay__defs_add(struct belay__defs *defs, const char *name,
+                             const belay_backend_ops *ops, const char *at, size_t *index);
+/* Adds the backend that a URL describes, complete; or finds it when it was there before. `at` is
+ * where it was written, NULL if the caller of belay_open did. `top`: the top-level settings that
+ * its query may set, or NULL. CONFIG, REFUSED, NOMEM. */
 belay_status belay__defs_url(struct belay__defs *defs, const char *url, const char *at,
                              belay_settings *top, bool exposed, size_t *index);
 /* The backend that a child's text means. */
-belay_status belay__defs_find(struct belay__defs *defs, const struct belay__child *child, size_t *index);
+belay_status belay__defs_find(struct belay__defs *defs, const struct belay__child *child,
+                              size_t *index);
 /* Finds every backend's children, adds those that are URLs, refuses cycles. */
 belay_status belay__defs_link(struct belay__defs *defs);
 /* Moves `root` and what it reaches into the config, children first. */

@@ -1,5 +1,5 @@
-/* config_grammar.c - libconfig's grammar, one token at a time, for the sake of the message: libconfig itself says "syntax
- * error" (and 1.5 leaks then), wherever it noticed. */
+/* config_grammar.c - libconfig's grammar, one token at a time, for the sake of the message:
+ * libconfig itself says "syntax error" (and 1.5 leaks then), wherever it noticed. */
 #define _GNU_SOURCE
 #include "core/config_text.h"
 #include "core/suggest.h"
@@ -24,7 +24,8 @@ static const char *token_quote(struct belay__text *t, size_t at, char out[BELAY_
 {
     char plain[48];
 
-    snprintf(plain, sizeof(plain), "%.*s", (int)(t->length - at < 40 ? t->length - at : 40), t->text + at);
+    snprintf(plain, sizeof(plain), "%.*s", (int)(t->length - at < 40 ? t->length - at : 40),
+             t->text + at);
     if (plain[0] == '"') {
         snprintf(out, BELAY__QUOTE, "a string");
         return out;
@@ -53,8 +54,8 @@ static belay_status name_take(struct belay__text *t, size_t at, struct belay__te
             memcmp(t->text + name->at, t->text + at, length) != 0)
             continue;
         belay__text_at(t, name->line_index + 1, first);
-        return belay__text_wrong(t, where, "\"%.*s\" is here twice; the first is at %s", (int)(length < 40 ? length : 40),
-                                 t->text + at, first);
+        return belay__text_wrong(t, where, "\"%.*s\" is here twice; the first is at %s",
+                                 (int)(length < 40 ? length : 40), t->text + at, first);
     }
     if (!belay__text_grow(t, &names, t->name_count, &t->name_room, 1, sizeof(*t->names)))
         return belay__text_no_memory(t);
@@ -73,7 +74,8 @@ static belay_status open_take(struct belay__text *t, char bracket, struct belay_
     if (t->depth >= BELAY__TEXT_DEPTH)
         return belay__text_wrong(t, where, "brackets are more than %d deep", BELAY__TEXT_DEPTH);
     if (level_now(t)->bracket == BELAY__ARRAY)
-        return belay__text_wrong(t, where, "'%c' inside of [ ]: a list of other things than values is ( )",
+        return belay__text_wrong(t, where,
+                                 "'%c' inside of [ ]: a list of other things than values is ( )",
                                  bracket);
     t->depth++;
     level = level_now(t);
@@ -98,7 +100,8 @@ static belay_status close_take(struct belay__text *t, char bracket, struct belay
     if (t->depth == 0) return belay__text_wrong(t, where, "'%c' closes nothing", bracket);
     if (bracket != want) {
         belay__at(open, t->files[level_now(t)->open.file].path, level_now(t)->open.line);
-        return belay__text_wrong(t, where, "'%c' where a '%c' is wanted: the bracket was opened at %s",
+        return belay__text_wrong(t, where,
+                                 "'%c' where a '%c' is wanted: the bracket was opened at %s",
                                  bracket, want, open);
     }
     t->depth--;
@@ -121,20 +124,27 @@ static belay_status token_wrong(struct belay__text *t, enum belay__token token, 
     case EXPECT_NAME:
         if (token == BELAY__TOKEN_SEMICOLON || token == BELAY__TOKEN_COMMA)
             return belay__text_wrong(t, where, "a %s too many", quoted);
-        return belay__text_wrong(t, where, "%s stands where a setting's name is wanted (without quotes)", quoted);
+        return belay__text_wrong(t, where,
+                                 "%s stands where a setting's name is wanted (without quotes)",
+                                 quoted);
     case EXPECT_EQUALS:
         return belay__text_wrong(t, where, "behind \"%s\" a '=' is wanted, not %s", named, quoted);
     case EXPECT_VALUE:
         if (token == BELAY__TOKEN_NAME)
-            return belay__text_wrong(t, where, "%s: %s is no value; a string stands in quotes, a boolean is true or false", named, quoted);
+            return belay__text_wrong(
+                t, where,
+                "%s: %s is no value; a string stands in quotes, a boolean is true or false", named,
+                quoted);
         return belay__text_wrong(t, where, "\"%s\" has no value", named);
     case EXPECT_END:
-        return belay__text_wrong(t, where, "behind the value of \"%s\" a ';' is wanted, not %s", named, quoted);
+        return belay__text_wrong(t, where, "behind the value of \"%s\" a ';' is wanted, not %s",
+                                 named, quoted);
     case EXPECT_FIRST:
     case EXPECT_ITEM:
         if (token == BELAY__TOKEN_NAME)
             return belay__text_wrong(t, where, "%s is no value; a string stands in quotes", quoted);
-        if (token == BELAY__TOKEN_CLOSE) return belay__text_wrong(t, where, "a ',' too many before %s", quoted);
+        if (token == BELAY__TOKEN_CLOSE)
+            return belay__text_wrong(t, where, "a ',' too many before %s", quoted);
         return belay__text_wrong(t, where, "an item is wanted, not %s", quoted);
     case EXPECT_COMMA: break;
     }
@@ -150,7 +160,9 @@ static belay_status end_take(struct belay__text *t, struct belay__text_line wher
                                  openers[level_now(t)->bracket]);
     if (t->expect == EXPECT_NAME || t->expect == EXPECT_END) return BELAY_OK;
     return belay__text_wrong(t, where, "the file ends behind \"%.*s\"; a value is wanted",
-                             (int)(t->names[t->name_count - 1].length < 40 ? t->names[t->name_count - 1].length : 40),
+                             (int)(t->names[t->name_count - 1].length < 40
+                                       ? t->names[t->name_count - 1].length
+                                       : 40),
                              t->text + t->names[t->name_count - 1].at);
 }
 

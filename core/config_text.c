@@ -1,9 +1,11 @@
 /* config_text.c - a config file and what it includes, as one text that libconfig can't misread.
  *
  * What of libconfig must never be met, because it is answered here (FACTS.md):
- *   - @include of a directory, a FIFO, a missing file, itself: libconfig may hang or call exit(2). It never sees one.
+ *   - @include of a directory, a FIFO, a missing file, itself: libconfig may hang or call exit(2).
+ * It never sees one.
  *   - 5000000000 becomes 705032704 in 1.5: numbers are written out anew, with the L that they need.
- *   - 010 is 10 in 1.5 and 8 in 1.7; \a is two characters in one and one in the other; \x00 cuts a string: refused.
+ *   - 010 is 10 in 1.5 and 8 in 1.7; \a is two characters in one and one in the other; \x00 cuts a
+ * string: refused.
  *   - a comment in a last line without a newline is a syntax error in 1.5: comments are left out.
  * What was checked is what is parsed: every file is read once. */
 #define _GNU_SOURCE /* explicit_bzero */
@@ -20,7 +22,7 @@
 
 #define INCLUDE_DEPTH 10
 #define INCLUDE_FILES 64
-#define TEXT_MAX      (4u << 20)
+#define TEXT_MAX (4u << 20)
 
 /* One file while it is read. */
 struct source {
@@ -37,8 +39,8 @@ belay_status belay__text_no_memory(struct belay__text *t)
     return belay_error_set(t->err, BELAY_NOMEM, NULL, "no memory for the config file");
 }
 
-belay_status belay__text_wrong(struct belay__text *t, struct belay__text_line where, const char *format,
-                               ...)
+belay_status belay__text_wrong(struct belay__text *t, struct belay__text_line where,
+                               const char *format, ...)
 {
     char at[BELAY__AT], text[sizeof(t->err->text)];
     va_list list;
@@ -75,8 +77,10 @@ static belay_status text_add(struct belay__text *t, const char *bytes, size_t le
     void *text = t->text;
 
     if (t->length + length > TEXT_MAX)
-        return belay_error_set(t->err, BELAY_CONFIG, NULL, "the config file and what it includes are too large");
-    if (!belay__text_grow(t, &text, t->length, &t->room, length + 1, 1)) return belay__text_no_memory(t);
+        return belay_error_set(t->err, BELAY_CONFIG, NULL,
+                               "the config file and what it includes are too large");
+    if (!belay__text_grow(t, &text, t->length, &t->room, length + 1, 1))
+        return belay__text_no_memory(t);
     t->text = text;
     memcpy(t->text + t->length, bytes, length);
     t->length += length;
@@ -151,12 +155,11 @@ static belay_status comment_skip(struct belay__text *t, struct source *s)
             s->line_begins = false;
             return text_add(t, " ", 1);
         }
-        if (*s->at == '\n')
-            status = source_newline(t, s);
-        else
-            s->at++;
+        if (*s->at == '\n') status = source_newline(t, s);
+        else s->at++;
     }
-    return status != BELAY_OK ? status : belay__text_wrong(t, begin, "this comment is never closed");
+    return status != BELAY_OK ? status
+                              : belay__text_wrong(t, begin, "this comment is never closed");
 }
 
 static belay_status string_take(struct belay__text *t, struct source *s)
@@ -171,7 +174,8 @@ static belay_status string_take(struct belay__text *t, struct source *s)
         if (*s->at != '\\') continue;
         s->at++;
         if (s->at >= s->end) break;
-        if (s->end - s->at > 2 && (*s->at == 'x' || *s->at == 'X') && is_hex(s->at[1]) && is_hex(s->at[2])) {
+        if (s->end - s->at > 2 && (*s->at == 'x' || *s->at == 'X') && is_hex(s->at[1]) &&
+            is_hex(s->at[2])) {
             if (s->at[1] == '0' && s->at[2] == '0')
                 return belay__text_wrong(t, s->where, "a NUL byte (\\x00) in a string");
             s->at += 2;
@@ -182,7 +186,8 @@ static belay_status string_take(struct belay__text *t, struct source *s)
     return belay__text_wrong(t, s->where, "this string is not closed in its line");
 }
 
-/* Whether the token is a whole number, perhaps with L or LL; *value gets it, with a sticky overflow. */
+/* Whether the token is a whole number, perhaps with L or LL; *value gets it, with a sticky
+ * overflow. */
 static bool token_integer(const char *token, long long *value, const char **why)
 {
     bool minus = *token == '-';
@@ -199,7 +204,8 @@ static bool token_integer(const char *token, long long *value, const char **why)
     }
     if (c == first) return false;
     if (!hex && *first == '0' && c > first + 1)
-        *why = "begins with a zero, which not every libconfig reads alike; a file mode is a string: \"0600\"";
+        *why = "begins with a zero, which not every libconfig reads alike; a file mode is a "
+               "string: \"0600\"";
     if (*c == 'L') c++;
     if (*c == 'L') c++;
     if (*c != '\0') return false;
@@ -236,21 +242,27 @@ static belay_status number_take(struct belay__text *t, struct source *s)
 
     for (; s->at < s->end; s->at++) {
         char before = s->at > begin ? s->at[-1] : '\0';
-        bool sign = (*s->at == '-' || *s->at == '+') && (s->at == begin || ((before | 0x20) == 'e' && begin[1] != 'x'));
-        if (!is_letter(*s->at) && !is_digit(*s->at) && *s->at != '.' && *s->at != '_' && !sign) break;
+        bool sign = (*s->at == '-' || *s->at == '+') &&
+                    (s->at == begin || ((before | 0x20) == 'e' && begin[1] != 'x'));
+        if (!is_letter(*s->at) && !is_digit(*s->at) && *s->at != '.' && *s->at != '_' && !sign)
+            break;
     }
     length = (size_t)(s->at - begin);
     snprintf(token, sizeof(token), "%.*s", (int)(length < 60 ? length : 60), begin);
     if (length < 60 && token_integer(token, &value, &why)) {
         if (why != NULL) return belay__text_wrong(t, s->where, "%s %s", token, why);
-        snprintf(canonical, sizeof(canonical), "%lld%s", value, value < INT_MIN || value > INT_MAX ? "L" : "");
+        snprintf(canonical, sizeof(canonical), "%lld%s", value,
+                 value < INT_MIN || value > INT_MAX ? "L" : "");
         return token_add(t, s, BELAY__TOKEN_WORD, canonical, strlen(canonical));
     }
     if (length < 60 && token_real(token)) return token_add(t, s, BELAY__TOKEN_WORD, token, length);
     belay__quote(quoted, token);
     if (why == NULL && is_digit(*begin))
-        return belay__text_wrong(t, s->where, "%s is not a number; a string stands in quotes, a name begins with a letter", quoted);
-    return belay__text_wrong(t, s->where, "%s %s", quoted, why != NULL ? why : "is not a number; a string stands in quotes");
+        return belay__text_wrong(
+            t, s->where,
+            "%s is not a number; a string stands in quotes, a name begins with a letter", quoted);
+    return belay__text_wrong(t, s->where, "%s %s", quoted,
+                             why != NULL ? why : "is not a number; a string stands in quotes");
 }
 
 static belay_status name_take(struct belay__text *t, struct source *s)
@@ -259,7 +271,8 @@ static belay_status name_take(struct belay__text *t, struct source *s)
     size_t length;
     bool word;
 
-    while (s->at < s->end && (is_letter(*s->at) || is_digit(*s->at) || *s->at == '-' || *s->at == '_' || *s->at == '*'))
+    while (s->at < s->end && (is_letter(*s->at) || is_digit(*s->at) || *s->at == '-' ||
+                              *s->at == '_' || *s->at == '*'))
         s->at++;
     length = (size_t)(s->at - begin);
     word = (length == 4 && strncasecmp(begin, "true", 4) == 0) ||
@@ -303,7 +316,8 @@ static belay_status include_take(struct belay__text *t, struct source *s)
 
     if (!s->line_begins || (size_t)(s->end - s->at) < sizeof(word) ||
         strncmp(s->at, word, sizeof(word) - 1) != 0 || (*c != ' ' && *c != '\t'))
-        return belay__text_wrong(t, s->where, "a '@' stands only in @include \"FILE\", at the beginning of a line");
+        return belay__text_wrong(
+            t, s->where, "a '@' stands only in @include \"FILE\", at the beginning of a line");
     while (c < s->end && (*c == ' ' || *c == '\t')) c++;
     if (c >= s->end || *c != '"')
         return belay__text_wrong(t, s->where, "an include is one line: @include \"FILE\"");
@@ -370,8 +384,8 @@ static belay_status source_take(struct belay__text *t, struct source *s)
 }
 
 /* Remembers the file; *index is where. */
-static belay_status file_add(struct belay__text *t, const char *path, const struct belay__file *file,
-                             uint32_t *index)
+static belay_status file_add(struct belay__text *t, const char *path,
+                             const struct belay__file *file, uint32_t *index)
 {
     void *files = t->files;
     struct belay__text_file *added;
@@ -403,7 +417,8 @@ static belay_status file_take(struct belay__text *t, const char *path, const str
         return belay__text_wrong(t, from->where, "includes are more than %d deep", INCLUDE_DEPTH);
     if (t->file_count >= INCLUDE_FILES)
         return belay__text_wrong(t, from->where, "more than %d files are included", INCLUDE_FILES);
-    status = belay__file_read(&file, path, BELAY__FILE_MAX, from != NULL ? at : NULL, t->world, t->err);
+    status =
+        belay__file_read(&file, path, BELAY__FILE_MAX, from != NULL ? at : NULL, t->world, t->err);
     if (status != BELAY_OK) return status;
     for (size_t i = 0; i < t->file_count && status == BELAY_OK; i++) {
         const struct belay__text_file *other = &t->files[i];

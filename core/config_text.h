@@ -29,7 +29,7 @@ enum belay__text_bracket { BELAY__GROUP, BELAY__LIST, BELAY__ARRAY };
 
 struct belay__text_level {
     enum belay__text_bracket bracket;
-    uint32_t group;              /* number of the innermost group */
+    uint32_t group; /* number of the innermost group */
     struct belay__text_line open;
 };
 
@@ -38,7 +38,8 @@ struct belay__text_level {
 struct belay__text {
     belay_world *world;
     belay_error *err;
-    char *text; /* NUL-terminated; no comments, no @include, numbers as every libconfig reads them */
+    char
+        *text; /* NUL-terminated; no comments, no @include, numbers as every libconfig reads them */
     size_t length, room;
     struct belay__text_line *lines; /* [0] is line 1 of the text */
     size_t line_count, line_room;
@@ -54,10 +55,10 @@ struct belay__text {
     bool after_string;
 };
 
-/* Reads the file at `path` and all it includes: regular files only, 1 MiB each, 4 MiB in all, 10 deep, 64 in number.
- * A relative include is looked for beside the file that names it. What libconfig would refuse is
- * refused here, with a better reason; what its versions read differently as well. CONFIG with
- * "FILE:LINE: why", or NOMEM. To be freed in either case. */
+/* Reads the file at `path` and all it includes: regular files only, 1 MiB each, 4 MiB in all, 10
+ * deep, 64 in number. A relative include is looked for beside the file that names it. What
+ * libconfig would refuse is refused here, with a better reason; what its versions read differently
+ * as well. CONFIG with "FILE:LINE: why", or NOMEM. To be freed in either case. */
 belay_status belay__text_read(struct belay__text *text, const char *path, belay_world *world,
                               belay_error *err);
 void belay__text_free(struct belay__text *text); /* wipes */
@@ -86,7 +87,7 @@ belay_status belay__text_wrong(struct belay__text *text, struct belay__text_line
                                const char *format, ...) __attribute__((format(printf, 3, 4)));
 belay_status belay__text_no_memory(struct belay__text *text);
 /* Room for one more element of `size` bytes; false without memory. Wipes what it leaves. */
-bool belay__text_grow(struct belay__text *text, void **array, size_t count, size_t *room, size_t more,
-                      size_t size);
+bool belay__text_grow(struct belay__text *text, void **array, size_t count, size_t *room,
+                      size_t more, size_t size);
 
 #endif

@@ -1,8 +1,8 @@
 /* place.c - where a configuration and its secrets come from.
  *
- * The chain: $BELAY_CONFIG, the user's file, /etc/belay/belay.conf. The working directory is no part of it.
- * A set-user-id program (AT_SECURE) sees neither the environment nor the user's file: who starts it must not
- * choose its locks. */
+ * The chain: $BELAY_CONFIG, the user's file, /etc/belay/belay.conf. The working directory is no
+ * part of it. A set-user-id program (AT_SECURE) sees neither the environment nor the user's file:
+ * who starts it must not choose its locks. */
 #define _GNU_SOURCE /* secure_getenv, explicit_bzero */
 #include "core/place.h"
 
@@ -70,8 +70,8 @@ static int file_fill(struct belay__file *file, int fd, size_t limit)
     return 0;
 }
 
-belay_status belay__file_read(struct belay__file *out, const char *path, size_t limit, const char *at,
-                              belay_world *world, belay_error *err)
+belay_status belay__file_read(struct belay__file *out, const char *path, size_t limit,
+                              const char *at, belay_world *world, belay_error *err)
 {
     struct belay__file file = { 0 };
     belay_status status = BELAY_OK;
@@ -101,7 +101,8 @@ belay_status belay__file_read(struct belay__file *out, const char *path, size_t 
     limit = (size_t)st.st_size > 0 ? (size_t)st.st_size : limit;
     file.bytes = belay__alloc(world, limit + 2);
     if (file.bytes == NULL) {
-        status = belay_error_set(err, BELAY_NOMEM, NULL, "no memory to read %s", belay__at((char[BELAY__AT]){ 0 }, path, 0));
+        status = belay_error_set(err, BELAY_NOMEM, NULL, "no memory to read %s",
+                                 belay__at((char[BELAY__AT]){ 0 }, path, 0));
         goto out;
     }
     if (file_fill(&file, fd, limit) != 0) {
@@ -109,8 +110,9 @@ belay_status belay__file_read(struct belay__file *out, const char *path, size_t 
         goto out;
     }
     if (file.length > limit) {
-        status = file_wrong(err, at, path,
-                            st.st_size > 0 ? "changed while it was read; try again" : "is too large");
+        status =
+            file_wrong(err, at, path,
+                       st.st_size > 0 ? "changed while it was read; try again" : "is too large");
         goto out;
     }
     file.bytes[file.length] = '\0';
@@ -120,10 +122,8 @@ belay_status belay__file_read(struct belay__file *out, const char *path, size_t 
 
 out:
     close(fd);
-    if (status != BELAY_OK)
-        belay__file_free(&file);
-    else
-        *out = file;
+    if (status != BELAY_OK) belay__file_free(&file);
+    else *out = file;
     return status;
 }
 
@@ -144,7 +144,8 @@ static char *path_join(belay_world *world, const char *begin, const char *end)
     return path;
 }
 
-/* *found: there is something of that name. What can't be looked at is an error: it may be the one that counts. */
+/* *found: there is something of that name. What can't be looked at is an error: it may be the one
+ * that counts. */
 static belay_status chain_look(const char *path, bool *found, belay_error *err)
 {
     char why[64];
@@ -264,10 +265,9 @@ static belay_status secret_of_file(char **out, const char *path, const char *at,
     if (file.length == 0)
         status = belay_error_set(err, BELAY_CONFIG, NULL, "%s: %s: %s is empty", at, key, shown);
     else if (memchr(file.bytes, '\0', file.length) != NULL)
-        status = belay_error_set(err, BELAY_CONFIG, NULL, "%s: %s: %s has a NUL byte in it", at, key,
-                                 shown);
-    else if ((*out = belay__copy(world, file.bytes, file.length)) == NULL)
-        status = no_memory(err);
+        status = belay_error_set(err, BELAY_CONFIG, NULL, "%s: %s: %s has a NUL byte in it", at,
+                                 key, shown);
+    else if ((*out = belay__copy(world, file.bytes, file.length)) == NULL) status = no_memory(err);
     belay__file_free(&file);
     return status;
 }
@@ -279,14 +279,15 @@ static belay_status secret_of_env(char **out, const char *name, const char *at, 
     char quoted[BELAY__QUOTE];
 
     if (value == NULL || *value == '\0')
-        return belay_error_set(err, BELAY_CONFIG, NULL, "%s: %s: the environment variable %s is %s", at,
-                               key, belay__quote(quoted, name), value == NULL ? "not set" : "empty");
+        return belay_error_set(err, BELAY_CONFIG, NULL, "%s: %s: the environment variable %s is %s",
+                               at, key, belay__quote(quoted, name),
+                               value == NULL ? "not set" : "empty");
     *out = belay__strdup(world, value);
     return *out != NULL ? BELAY_OK : no_memory(err);
 }
 
-static belay_status secret_of_credential(char **out, const char *name, const char *at, const char *key,
-                                         belay_world *world, belay_error *err)
+static belay_status secret_of_credential(char **out, const char *name, const char *at,
+                                         const char *key, belay_world *world, belay_error *err)
 {
     const char *folder = secure_getenv("CREDENTIALS_DIRECTORY");
     char quoted[BELAY__QUOTE];
@@ -294,13 +295,14 @@ static belay_status secret_of_credential(char **out, const char *name, const cha
     char *path;
 
     if (strchr(name, '/') != NULL || name[0] == '.')
-        return belay_error_set(err, BELAY_CONFIG, NULL, "%s: %s: %s is not a credential's name", at, key,
-                               belay__quote(quoted, name));
+        return belay_error_set(err, BELAY_CONFIG, NULL, "%s: %s: %s is not a credential's name", at,
+                               key, belay__quote(quoted, name));
     if (folder == NULL || *folder != '/')
-        return belay_error_set(err, BELAY_CONFIG, NULL,
-                               "%s: %s: CREDENTIALS_DIRECTORY is not set: systemd sets it where the unit "
-                               "has LoadCredential=",
-                               at, key);
+        return belay_error_set(
+            err, BELAY_CONFIG, NULL,
+            "%s: %s: CREDENTIALS_DIRECTORY is not set: systemd sets it where the unit "
+            "has LoadCredential=",
+            at, key);
     path = path_join(world, folder, name);
     if (path == NULL) return no_memory(err);
     status = secret_of_file(out, path, at, key, world, err);
@@ -308,8 +310,9 @@ static belay_status secret_of_credential(char **out, const char *name, const cha
     return status;
 }
 
-belay_status belay__secret_read(char **out, belay__secret_from from, const char *name, const char *at,
-                                const char *key, belay_world *world, belay_error *err)
+belay_status belay__secret_read(char **out, belay__secret_from from, const char *name,
+                                const char *at, const char *key, belay_world *world,
+                                belay_error *err)
 {
     char quoted[BELAY__QUOTE];
 
@@ -320,7 +323,7 @@ belay_status belay__secret_read(char **out, belay__secret_from from, const char 
     case BELAY__SECRET_FILE: break;
     }
     if (name[0] != '/')
-        return belay_error_set(err, BELAY_CONFIG, NULL, "%s: %s: %s is not an absolute path", at, key,
-                               belay__quote(quoted, name));
+        return belay_error_set(err, BELAY_CONFIG, NULL, "%s: %s: %s is not an absolute path", at,
+                               key, belay__quote(quoted, name));
     return secret_of_file(out, name, at, key, world, err);
 }

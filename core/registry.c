@@ -1,7 +1,7 @@
 /* registry.c - the tables a client knows: by type, by URL scheme; and what they say of their keys.
  *
- * A table is looked at before anything else in it is read: a foreign abi or a smaller size means that the rest is not
- * where this library would look for it. */
+ * A table is looked at before anything else in it is read: a foreign abi or a smaller size means
+ * that the rest is not where this library would look for it. */
 #include "core/config.h"
 #include "core/settings.h"
 #include "core/suggest.h"
@@ -11,8 +11,14 @@
 #include <string.h>
 
 const belay_setting_spec belay__common_keys[] = {
-    { .key = "type", .type = BELAY_SETTING_STRING, .required = true, .help = "what kind of backend it is" },
-    { .key = "timeout", .type = BELAY_SETTING_DURATION, .min = 1, .max = 3600000,
+    { .key = "type",
+      .type = BELAY_SETTING_STRING,
+      .required = true,
+      .help = "what kind of backend it is" },
+    { .key = "timeout",
+      .type = BELAY_SETTING_DURATION,
+      .min = 1,
+      .max = 3600000,
       .help = "how long one attempt may take" },
     { 0 },
 };
@@ -20,7 +26,8 @@ const belay_setting_spec belay__common_keys[] = {
 /* ------------------------------------------------------------------ walking */
 
 /* The i-th table: the program's own first. NULL: the end. */
-static const belay_backend_ops *table_at(const struct belay__registry *registry, size_t i, bool *own)
+static const belay_backend_ops *table_at(const struct belay__registry *registry, size_t i,
+                                         bool *own)
 {
     size_t n = 0;
 
@@ -65,7 +72,8 @@ static const char *keys_wrong(const belay_setting_spec *specs, const char **key)
         for (const belay_setting_spec *c = belay__common_keys; c->key != NULL; c++) {
             if (strcmp(specs->key, c->key) == 0) return "is core's own, and every backend has it";
         }
-        if ((unsigned)specs->type > (unsigned)BELAY_SETTING_BACKENDS) return "is of an unknown type";
+        if ((unsigned)specs->type > (unsigned)BELAY_SETTING_BACKENDS)
+            return "is of an unknown type";
         if (specs->type == BELAY_SETTING_CHOICE && specs->choices == NULL) return "has no choices";
         if (specs->max < specs->min) return "has a smallest value above its largest";
     }
@@ -78,17 +86,19 @@ static belay_status table_head(const belay_backend_ops *ops, size_t i, bool own,
     const char *where = own ? "options.backends" : "the built-in backends";
 
     if (ops->abi != BELAY_BACKEND_ABI)
-        return belay_error_set(err, BELAY_CONFIG, NULL,
-                               "table %zu of %s has abi %u, this library speaks %u: it was built for another belay",
-                               i, where, (unsigned)ops->abi, BELAY_BACKEND_ABI);
+        return belay_error_set(
+            err, BELAY_CONFIG, NULL,
+            "table %zu of %s has abi %u, this library speaks %u: it was built for another belay", i,
+            where, (unsigned)ops->abi, BELAY_BACKEND_ABI);
     if (ops->size < sizeof(belay_backend_ops))
-        return belay_error_set(err, BELAY_CONFIG, NULL,
-                               "table %zu of %s has %u bytes, at least %zu are needed: begin it with BELAY_OPS_HEAD",
-                               i, where, (unsigned)ops->size, sizeof(belay_backend_ops));
+        return belay_error_set(
+            err, BELAY_CONFIG, NULL,
+            "table %zu of %s has %u bytes, at least %zu are needed: begin it with BELAY_OPS_HEAD",
+            i, where, (unsigned)ops->size, sizeof(belay_backend_ops));
     if (!type_is_word(ops->type))
-        return belay_error_set(err, BELAY_CONFIG, NULL,
-                               "table %zu of %s has no type, or one that is not letters, digits and '-'", i,
-                               where);
+        return belay_error_set(
+            err, BELAY_CONFIG, NULL,
+            "table %zu of %s has no type, or one that is not letters, digits and '-'", i, where);
     return BELAY_OK;
 }
 
@@ -97,20 +107,21 @@ static belay_status table_body(const belay_backend_ops *ops, belay_error *err)
     const char *verb = missing_verb(ops), *key = NULL, *why;
 
     if (verb != NULL)
-        return belay_error_set(err, BELAY_CONFIG, NULL, "the table of backend type \"%.40s\" has no %s",
-                               ops->type, verb);
+        return belay_error_set(err, BELAY_CONFIG, NULL,
+                               "the table of backend type \"%.40s\" has no %s", ops->type, verb);
     why = keys_wrong(ops->settings, &key);
     if (why != NULL)
         return belay_error_set(err, BELAY_CONFIG, NULL,
-                               "the table of backend type \"%.40s\": its key \"%.40s\" %s", ops->type, key,
-                               why);
+                               "the table of backend type \"%.40s\": its key \"%.40s\" %s",
+                               ops->type, key, why);
     return BELAY_OK;
 }
 
 /* ------------------------------------------------------------------ finding */
 
 /* "memory, sqlite, fault": the types, or the schemes. */
-static void known_words(const struct belay__registry *registry, bool schemes, char *out, size_t size)
+static void known_words(const struct belay__registry *registry, bool schemes, char *out,
+                        size_t size)
 {
     const belay_backend_ops *ops;
     size_t used = 0;
@@ -141,8 +152,8 @@ static bool has_scheme(const belay_backend_ops *ops, const char *scheme, size_t 
 }
 
 /* By type, or by scheme where `schemes`. */
-static belay_status table_find(const struct belay__registry *registry, const char *word, bool schemes,
-                               const belay_backend_ops **out, belay_error *err)
+static belay_status table_find(const struct belay__registry *registry, const char *word,
+                               bool schemes, const belay_backend_ops **out, belay_error *err)
 {
     struct belay__nearest nearest = { .wanted = word };
     char known[96], hint[BELAY__HINT], quoted[BELAY__QUOTE];
@@ -177,7 +188,8 @@ belay_status belay__registry_find(const struct belay__registry *registry, const 
 }
 
 belay_status belay__registry_find_scheme(const struct belay__registry *registry, const char *scheme,
-                                         size_t length, const belay_backend_ops **out, belay_error *err)
+                                         size_t length, const belay_backend_ops **out,
+                                         belay_error *err)
 {
     char word[64];
 
@@ -202,7 +214,8 @@ static void describe_types(const struct belay__registry *registry,
         char line[256], schemes[128] = "";
         struct belay__registry only = { NULL, (const belay_backend_ops *const[]){ ops, NULL } };
         known_words(&only, true, schemes, sizeof(schemes));
-        snprintf(line, sizeof(line), "%-12s %-8s %s", ops->type, belay_scope_name(ops->scope), schemes);
+        snprintf(line, sizeof(line), "%-12s %-8s %s", ops->type, belay_scope_name(ops->scope),
+                 schemes);
         for (size_t end = strlen(line); end > 0 && line[end - 1] == ' ';) line[--end] = '\0';
         each(arg, line);
     }
@@ -221,7 +234,8 @@ void belay__describe(const struct belay__registry *registry, const char *type,
         return;
     }
     if (belay__registry_find(registry, type, &ops, NULL) != BELAY_OK) return;
-    timeout[0].initial = belay__duration_show(initial, ops->timeout_ms != 0 ? ops->timeout_ms : 500);
+    timeout[0].initial =
+        belay__duration_show(initial, ops->timeout_ms != 0 ? ops->timeout_ms : 500);
     width = belay__settings_width(ops->settings);
     if (width < belay__settings_width(timeout)) width = belay__settings_width(timeout);
     belay__settings_describe(ops->settings, width, each, arg);

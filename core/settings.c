@@ -1,4 +1,5 @@
-/* settings.c - the keys of one part of a configuration: checked when they are put, read by backends.
+/* settings.c - the keys of one part of a configuration: checked when they are put, read by
+ * backends.
  *
  * The getters are in settings_get.c. */
 #define _GNU_SOURCE /* explicit_bzero */
@@ -35,7 +36,8 @@ belay_status belay__exposed(const char *at, belay_error *err)
     int path = (int)(colon != NULL ? (size_t)(colon - at) : strlen(at));
 
     return belay_error_set(err, BELAY_REFUSED, NULL,
-                           "%s: holds a password and others can read it: chmod 600 %.*s", at, path, at);
+                           "%s: holds a password and others can read it: chmod 600 %.*s", at, path,
+                           at);
 }
 
 static belay_status no_memory(belay_error *err)
@@ -66,7 +68,9 @@ static const char *raw_shown(char out[BELAY__QUOTE], const struct belay__raw *ra
     switch (raw->kind) {
     case BELAY__RAW_INTEGER: snprintf(out, BELAY__QUOTE, "%" PRId64, raw->integer); break;
     case BELAY__RAW_REAL: snprintf(out, BELAY__QUOTE, "a number with a fraction"); break;
-    case BELAY__RAW_BOOLEAN: snprintf(out, BELAY__QUOTE, "%s", raw->boolean ? "true" : "false"); break;
+    case BELAY__RAW_BOOLEAN:
+        snprintf(out, BELAY__QUOTE, "%s", raw->boolean ? "true" : "false");
+        break;
     case BELAY__RAW_MIXED: snprintf(out, BELAY__QUOTE, "item %zu", raw->count); break;
     case BELAY__RAW_LIST: snprintf(out, BELAY__QUOTE, "a list"); break;
     case BELAY__RAW_GROUP: snprintf(out, BELAY__QUOTE, "a group"); break;
@@ -88,19 +92,20 @@ static belay_status wrong_type(const struct belay__setting *setting, const char 
 
     raw_shown(shown, raw);
     if (is_duration(type) && raw->kind == BELAY__RAW_INTEGER && raw->integer >= 0)
-        return belay_error_set(err, BELAY_CONFIG, NULL,
-                               "%s: %s: %s has no unit: a duration is a string with one: \"%ss\" (ms, s, m, h, d)",
-                               at, key, shown, shown);
+        return belay_error_set(
+            err, BELAY_CONFIG, NULL,
+            "%s: %s: %s has no unit: a duration is a string with one: \"%ss\" (ms, s, m, h, d)", at,
+            key, shown, shown);
     if (type == BELAY_SETTING_MODE && raw->kind == BELAY__RAW_INTEGER)
-        return belay_error_set(err, BELAY_CONFIG, NULL, "%s: %s: a file mode is %s, not a number", at, key,
-                               type_wanted(type));
-    return belay_error_set(err, BELAY_CONFIG, NULL, "%s: %s: %s is not what is wanted: %s", at, key, shown,
-                           type_wanted(type));
+        return belay_error_set(err, BELAY_CONFIG, NULL, "%s: %s: a file mode is %s, not a number",
+                               at, key, type_wanted(type));
+    return belay_error_set(err, BELAY_CONFIG, NULL, "%s: %s: %s is not what is wanted: %s", at, key,
+                           shown, type_wanted(type));
 }
 
 /* "AT: KEY: "TEXT" WHY" */
-static belay_status wrong_text(const struct belay__setting *setting, const char *text, const char *at,
-                               const char *why, belay_error *err)
+static belay_status wrong_text(const struct belay__setting *setting, const char *text,
+                               const char *at, const char *why, belay_error *err)
 {
     char quoted[BELAY__QUOTE];
 
@@ -119,7 +124,8 @@ struct belay__setting *belay__setting_find(const belay_settings *s, const char *
 }
 
 /* KEY, or KEY with a secret's suffix: *way is 0, or 1 + which. */
-static struct belay__setting *setting_of_key(const belay_settings *s, const char *key, unsigned *way)
+static struct belay__setting *setting_of_key(const belay_settings *s, const char *key,
+                                             unsigned *way)
 {
     struct belay__setting *found = belay__setting_find(s, key);
     size_t length = strlen(key);
@@ -127,7 +133,8 @@ static struct belay__setting *setting_of_key(const belay_settings *s, const char
     *way = 0;
     for (unsigned w = 0; found == NULL && w < BELAY__SECRET_WAYS; w++) {
         size_t suffix = strlen(belay__secret_suffix[w]);
-        if (length <= suffix || strcmp(key + length - suffix, belay__secret_suffix[w]) != 0) continue;
+        if (length <= suffix || strcmp(key + length - suffix, belay__secret_suffix[w]) != 0)
+            continue;
         for (size_t i = 0; i < s->count; i++) {
             const belay_setting_spec *spec = s->list[i].spec;
             if (spec->type != BELAY_SETTING_SECRET || strlen(spec->key) != length - suffix ||
@@ -154,8 +161,8 @@ belay__key_kind belay__settings_key(const belay_settings *s, const char *key)
 }
 
 /* Offers a word that may be gone when the message is made: the nearest is kept in `kept`. */
-static void nearest_offer_copy(struct belay__nearest *nearest, char kept[KEY_ROOM], const char *word,
-                               size_t length, const char *suffix)
+static void nearest_offer_copy(struct belay__nearest *nearest, char kept[KEY_ROOM],
+                               const char *word, size_t length, const char *suffix)
 {
     struct belay__nearest one = { .wanted = nearest->wanted };
     char copy[KEY_ROOM];
@@ -181,7 +188,8 @@ belay_status belay__settings_unknown(const belay_settings *s, const char *key,
         belay__nearest_offer(&nearest, spec->key);
         if (spec->key[group] == '.') nearest_offer_copy(&nearest, kept, spec->key, group, "");
         for (size_t w = 0; spec->type == BELAY_SETTING_SECRET && w < BELAY__SECRET_WAYS; w++)
-            nearest_offer_copy(&nearest, kept, spec->key, strlen(spec->key), belay__secret_suffix[w]);
+            nearest_offer_copy(&nearest, kept, spec->key, strlen(spec->key),
+                               belay__secret_suffix[w]);
     }
     return belay_error_set(err, BELAY_CONFIG, NULL, "%s: %s has no key %s%s", at, s->what,
                            belay__quote(quoted, key), belay__nearest_hint(&nearest, hint));
@@ -256,22 +264,20 @@ void belay__settings_free(belay_settings *s)
 
 static void bound_show(char out[BELAY__DURATION], int type, double bound)
 {
-    if (is_duration(type))
-        belay__duration_show(out, (int64_t)bound);
-    else if (type == BELAY_SETTING_MODE)
-        snprintf(out, BELAY__DURATION, "%04o", (unsigned)bound);
-    else
-        snprintf(out, BELAY__DURATION, "%.12g", bound);
+    if (is_duration(type)) belay__duration_show(out, (int64_t)bound);
+    else if (type == BELAY_SETTING_MODE) snprintf(out, BELAY__DURATION, "%04o", (unsigned)bound);
+    else snprintf(out, BELAY__DURATION, "%.12g", bound);
 }
 
 /* min and max, both 0: any. */
-static belay_status range_check(const struct belay__setting *setting, double value, const char *shown,
-                                const char *at, belay_error *err)
+static belay_status range_check(const struct belay__setting *setting, double value,
+                                const char *shown, const char *at, belay_error *err)
 {
     const belay_setting_spec *spec = setting->spec;
     char low[BELAY__DURATION], high[BELAY__DURATION];
 
-    if ((spec->min == 0 && spec->max == 0) || (value >= spec->min && value <= spec->max)) return BELAY_OK;
+    if ((spec->min == 0 && spec->max == 0) || (value >= spec->min && value <= spec->max))
+        return BELAY_OK;
     bound_show(low, (int)spec->type, spec->min);
     bound_show(high, (int)spec->type, spec->max);
     return belay_error_set(err, BELAY_CONFIG, NULL, "%s: %s: %s is out of range: from %s to %s", at,
@@ -279,8 +285,8 @@ static belay_status range_check(const struct belay__setting *setting, double val
 }
 
 /* A string's min and max are its length in bytes; both 0: not empty, unless its default is. */
-static belay_status length_check(const struct belay__setting *setting, const char *text, const char *at,
-                                 belay_error *err)
+static belay_status length_check(const struct belay__setting *setting, const char *text,
+                                 const char *at, belay_error *err)
 {
     const belay_setting_spec *spec = setting->spec;
     double length = (double)strlen(text);
@@ -290,12 +296,13 @@ static belay_status length_check(const struct belay__setting *setting, const cha
         return belay_error_set(err, BELAY_CONFIG, NULL, "%s: %s: is empty", at, spec->key);
     }
     if (length >= spec->min && length <= spec->max) return BELAY_OK;
-    return belay_error_set(err, BELAY_CONFIG, NULL, "%s: %s: has %.0f bytes; from %.0f to %.0f are allowed",
-                           at, spec->key, length, spec->min, spec->max);
+    return belay_error_set(err, BELAY_CONFIG, NULL,
+                           "%s: %s: has %.0f bytes; from %.0f to %.0f are allowed", at, spec->key,
+                           length, spec->min, spec->max);
 }
 
-static belay_status choice_check(const struct belay__setting *setting, const char *text, const char *at,
-                                 belay_error *err)
+static belay_status choice_check(const struct belay__setting *setting, const char *text,
+                                 const char *at, belay_error *err)
 {
     struct belay__nearest nearest = { .wanted = text };
     char hint[BELAY__HINT], quoted[BELAY__QUOTE], words[8][32];
@@ -310,8 +317,8 @@ static belay_status choice_check(const struct belay__setting *setting, const cha
         }
         choices += length + (choices[length] == '|');
     }
-    return belay_error_set(err, BELAY_CONFIG, NULL, "%s: %s: %s is none of %s%s", at, setting->spec->key,
-                           belay__quote(quoted, text), setting->spec->choices,
+    return belay_error_set(err, BELAY_CONFIG, NULL, "%s: %s: %s is none of %s%s", at,
+                           setting->spec->key, belay__quote(quoted, text), setting->spec->choices,
                            belay__nearest_hint(&nearest, hint));
 }
 
@@ -356,8 +363,8 @@ static belay_status text_convert(struct belay__setting *setting, const char *tex
     return range_check(setting, setting->real, belay__quote(quoted, text), at, err);
 }
 
-static belay_status item_add(const belay_settings *s, struct belay__setting *setting, const char *text,
-                             size_t length, const char *at, belay_error *err)
+static belay_status item_add(const belay_settings *s, struct belay__setting *setting,
+                             const char *text, size_t length, const char *at, belay_error *err)
 {
     char **items;
 
@@ -394,7 +401,8 @@ static belay_status setting_take(const belay_settings *s, struct belay__setting 
         setting->real = (double)raw->integer;
         return range_check(setting, setting->real, raw_shown(shown, raw), at, err);
     case BELAY__RAW_REAL:
-        if (!isfinite(raw->real)) return wrong_text(setting, "inf", at, "is too large for a number", err);
+        if (!isfinite(raw->real))
+            return wrong_text(setting, "inf", at, "is too large for a number", err);
         setting->real = raw->real;
         snprintf(shown, sizeof(shown), "%g", raw->real);
         return range_check(setting, raw->real, shown, at, err);
@@ -408,7 +416,8 @@ static belay_status setting_take(const belay_settings *s, struct belay__setting 
     if (is_list(type)) return item_add(s, setting, raw->text, strlen(raw->text), at, err);
     if (type == BELAY_SETTING_BACKEND) {
         status = length_check(setting, raw->text, at, err);
-        return status == BELAY_OK ? item_add(s, setting, raw->text, strlen(raw->text), at, err) : status;
+        return status == BELAY_OK ? item_add(s, setting, raw->text, strlen(raw->text), at, err)
+                                  : status;
     }
     status = text_convert(setting, raw->text, at, err);
     if (status != BELAY_OK) return status;
@@ -432,17 +441,19 @@ static bool type_fits(int type, enum belay__raw_kind kind)
 }
 
 /* One of the ways to give a secret: its text is kept as it is until finish reads it. */
-static belay_status secret_put(belay_settings *s, struct belay__setting *setting, const char *key, unsigned way,
-                               const struct belay__raw *raw, const char *at, bool exposed,
-                               belay_error *err)
+static belay_status secret_put(belay_settings *s, struct belay__setting *setting, const char *key,
+                               unsigned way, const struct belay__raw *raw, const char *at,
+                               bool exposed, belay_error *err)
 {
     belay_status status;
 
     if (raw->kind != BELAY__RAW_STRING && raw->kind != BELAY__RAW_TEXT)
-        return belay_error_set(err, BELAY_CONFIG, NULL, "%s: %s: a string is wanted, in quotes", at, key);
+        return belay_error_set(err, BELAY_CONFIG, NULL, "%s: %s: a string is wanted, in quotes", at,
+                               key);
     if (setting->ways != 0)
         return belay_error_set(err, BELAY_CONFIG, NULL,
-                               "%s: %s: the secret was given before (%s); give one of %s, %s_file, %s_env, %s_credential",
+                               "%s: %s: the secret was given before (%s); give one of %s, %s_file, "
+                               "%s_env, %s_credential",
                                at, key, setting->at, setting->spec->key, setting->spec->key,
                                setting->spec->key, setting->spec->key);
     if (*raw->text == '\0')
@@ -470,7 +481,8 @@ belay_status belay__settings_put(belay_settings *s, const char *key, const struc
 
     if (setting == NULL) return belay__settings_unknown(s, key, NULL, at, err);
     type = (int)setting->spec->type;
-    if (type == BELAY_SETTING_SECRET) return secret_put(s, setting, key, way, raw, at, exposed, err);
+    if (type == BELAY_SETTING_SECRET)
+        return secret_put(s, setting, key, way, raw, at, exposed, err);
     if (!type_fits(type, raw->kind)) return wrong_type(setting, key, raw, at, err);
     if (setting->at != NULL && !(is_list(type) && raw->kind == BELAY__RAW_TEXT))
         return belay_error_set(err, BELAY_CONFIG, NULL, "%s: %s: is given twice", at, key);
@@ -484,7 +496,8 @@ belay_status belay__settings_put(belay_settings *s, const char *key, const struc
 
 /* ------------------------------------------------------------------ finishing */
 
-static belay_status default_take(const belay_settings *s, struct belay__setting *setting, belay_error *err)
+static belay_status default_take(const belay_settings *s, struct belay__setting *setting,
+                                 belay_error *err)
 {
     const char *initial = setting->spec->initial;
     struct belay__raw raw = { .kind = BELAY__RAW_TEXT, .text = initial };
@@ -503,7 +516,8 @@ static belay_status default_take(const belay_settings *s, struct belay__setting 
 }
 
 /* Turns the name of a place into the secret that is there. */
-static belay_status secret_finish(const belay_settings *s, struct belay__setting *setting, belay_error *err)
+static belay_status secret_finish(const belay_settings *s, struct belay__setting *setting,
+                                  belay_error *err)
 {
     belay_status status = BELAY_OK;
     char key[KEY_ROOM], *secret = NULL;
@@ -531,13 +545,12 @@ belay_status belay__settings_finish(belay_settings *s, belay_error *err)
             return belay_error_set(err, BELAY_CONFIG, NULL, "%s: %s needs a %s%s%s", s->at, s->what,
                                    spec->key, spec->help != NULL ? ": " : "",
                                    spec->help != NULL ? spec->help : "");
-        if (setting->at != NULL && spec->required && is_list((int)spec->type) && setting->count == 0)
-            return belay_error_set(err, BELAY_CONFIG, NULL, "%s: %s: the list is empty", setting->at,
-                                   spec->key);
-        if (spec->type == BELAY_SETTING_SECRET)
-            status = secret_finish(s, setting, err);
-        else if (setting->at == NULL)
-            status = default_take(s, setting, err);
+        if (setting->at != NULL && spec->required && is_list((int)spec->type) &&
+            setting->count == 0)
+            return belay_error_set(err, BELAY_CONFIG, NULL, "%s: %s: the list is empty",
+                                   setting->at, spec->key);
+        if (spec->type == BELAY_SETTING_SECRET) status = secret_finish(s, setting, err);
+        else if (setting->at == NULL) status = default_take(s, setting, err);
         if (status == BELAY_OK && setting->count > 0) {
             setting->objects = belay__alloc(s->world, setting->count * sizeof(*setting->objects));
             if (setting->objects == NULL) status = no_memory(err);

@@ -1,4 +1,5 @@
-/* settings_get.c - what backends ask of their settings, and what `belay config show` says about keys. */
+/* settings_get.c - what backends ask of their settings, and what `belay config show` says about
+ * keys. */
 #include "core/settings.h"
 
 #include "core/alloc.h"
@@ -28,7 +29,8 @@ static const char *type_name(int type)
 
 /* ------------------------------------------------------------------ getters */
 
-/* The setting, if it is there and of one of the types in the mask; a backend that asks otherwise is wrong. */
+/* The setting, if it is there and of one of the types in the mask; a backend that asks otherwise is
+ * wrong. */
 #define OF(type) (1u << (unsigned)(type))
 
 static const struct belay__setting *setting_get(const belay_settings *s, const char *key,
@@ -96,7 +98,8 @@ const char *belay_settings_item(const belay_settings *s, const char *key, size_t
 {
     const struct belay__setting *setting =
         setting_get(s, key,
-                    OF(BELAY_SETTING_STRINGS) | OF(BELAY_SETTING_BACKENDS) | OF(BELAY_SETTING_BACKEND));
+                    OF(BELAY_SETTING_STRINGS) | OF(BELAY_SETTING_BACKENDS) |
+                        OF(BELAY_SETTING_BACKEND));
     return setting != NULL && i < setting->count ? setting->items[i] : NULL;
 }
 
@@ -104,7 +107,8 @@ belay_backend *belay_settings_backend(const belay_settings *s, const char *key, 
 {
     const struct belay__setting *setting =
         setting_get(s, key, OF(BELAY_SETTING_BACKENDS) | OF(BELAY_SETTING_BACKEND));
-    return setting != NULL && i < setting->count && setting->objects != NULL ? setting->objects[i] : NULL;
+    return setting != NULL && i < setting->count && setting->objects != NULL ? setting->objects[i]
+                                                                             : NULL;
 }
 
 bool belay_settings_given(const belay_settings *s, const char *key)
@@ -131,7 +135,8 @@ belay_status belay_settings_wrong(const belay_settings *s, const char *key, bela
 
 static bool is_backend(const struct belay__setting *setting)
 {
-    return setting->spec->type == BELAY_SETTING_BACKEND || setting->spec->type == BELAY_SETTING_BACKENDS;
+    return setting->spec->type == BELAY_SETTING_BACKEND ||
+           setting->spec->type == BELAY_SETTING_BACKENDS;
 }
 
 /* The setting that the i-th child stands in; *i becomes its index there. */
@@ -208,8 +213,8 @@ void belay__settings_describe(const belay_setting_spec *specs, int width,
         if (specs->initial != NULL)
             snprintf(initial, sizeof(initial), "  default %s",
                      specs->initial[0] != '\0' ? specs->initial : "\"\"");
-        snprintf(line, sizeof(line), "%-*s  %-9s%s%s%s  %s", width, specs->key, type_name((int)specs->type),
-                 specs->required ? "  required" : "", range, initial,
+        snprintf(line, sizeof(line), "%-*s  %-9s%s%s%s  %s", width, specs->key,
+                 type_name((int)specs->type), specs->required ? "  required" : "", range, initial,
                  specs->help != NULL ? specs->help : "");
         each(arg, line);
     }

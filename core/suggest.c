@@ -55,11 +55,17 @@ const char *belay__nearest_hint(const struct belay__nearest *nearest, char out[B
     return out;
 }
 
-/* The bytes of the UTF-8 character at `text` if it may be shown as it is; 0: a control character, or no UTF-8. */
+/* The bytes of the UTF-8 character at `text` if it may be shown as it is; 0: a control character,
+ * or no UTF-8. */
 static size_t character_length(const char *text)
 {
     const unsigned char *c = (const unsigned char *)text;
-    size_t length = c[0] < 0x80 ? 1 : c[0] < 0xc2 ? 0 : c[0] < 0xe0 ? 2 : c[0] < 0xf0 ? 3 : c[0] < 0xf5 ? 4 : 0;
+    size_t length = c[0] < 0x80   ? 1
+                    : c[0] < 0xc2 ? 0
+                    : c[0] < 0xe0 ? 2
+                    : c[0] < 0xf0 ? 3
+                    : c[0] < 0xf5 ? 4
+                                  : 0;
 
     if (length == 1) return c[0] >= 0x20 && c[0] != 0x7f ? 1 : 0;
     for (size_t i = 1; i < length; i++) {
@@ -75,10 +81,8 @@ static const char *shown_add(char *out, size_t *used, size_t limit, const char *
     while (*text != '\0') {
         size_t length = character_length(text), need = length != 0 ? length : 4;
         if (*used + need > limit) break;
-        if (length != 0)
-            memcpy(out + *used, text, length);
-        else
-            snprintf(out + *used, 5, "\\x%02x", (unsigned char)*text);
+        if (length != 0) memcpy(out + *used, text, length);
+        else snprintf(out + *used, 5, "\\x%02x", (unsigned char)*text);
         *used += need;
         text += length != 0 ? length : 1;
     }
@@ -90,7 +94,8 @@ const char *belay__quote(char out[BELAY__QUOTE], const char *text)
     size_t used = 0;
 
     out[used++] = '"';
-    text = shown_add(out, &used, BELAY__QUOTE - 5, text); /* three dots, the closing quote, the end */
+    text =
+        shown_add(out, &used, BELAY__QUOTE - 5, text); /* three dots, the closing quote, the end */
     if (*text != '\0') {
         memcpy(out + used, "...", 3);
         used += 3;

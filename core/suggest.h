@@ -5,8 +5,8 @@
 #include <stddef.h>
 
 #define BELAY__QUOTE 72 /* bytes of a quoted text in a message, its end included */
-#define BELAY__AT    144 /* bytes of a place in a message: "FILE:LINE" or a URL */
-#define BELAY__HINT  112 /* bytes of "; did you mean \"...\"?" */
+#define BELAY__AT 144   /* bytes of a place in a message: "FILE:LINE" or a URL */
+#define BELAY__HINT 112 /* bytes of "; did you mean \"...\"?" */
 
 /* The nearest, by edit distance, of the words offered. Start from { .wanted = word }. */
 struct belay__nearest {

@@ -1,4 +1,5 @@
-/* url.c - URLs: RFC 3986 as far as connection strings go; lists of hosts as MongoDB's and libpq's have. */
+/* url.c - URLs: RFC 3986 as far as connection strings go; lists of hosts as MongoDB's and libpq's
+ * have. */
 #define _GNU_SOURCE /* explicit_bzero */
 #include "core/url.h"
 
@@ -109,7 +110,8 @@ static belay_status url_wrong(const struct parser *p, const char *why)
     if (masked == NULL) return no_memory(p->err);
     belay__at(shown, masked, 0);
     belay__free(masked);
-    if (p->at != NULL) return belay_error_set(p->err, BELAY_CONFIG, NULL, "%s: %s: %s", p->at, shown, why);
+    if (p->at != NULL)
+        return belay_error_set(p->err, BELAY_CONFIG, NULL, "%s: %s: %s", p->at, shown, why);
     return belay_error_set(p->err, BELAY_CONFIG, NULL, "%s: %s", shown, why);
 }
 
@@ -140,10 +142,8 @@ static belay_status url_decode(const struct parser *p, const char *from, size_t 
         low = length - i > 2 ? hex_digit(from[i + 2]) : -1;
         if (high < 0 || low < 0)
             why = "a '%' is not followed by two hexadecimal digits; a '%' itself is written %25";
-        else if (high == 0 && low == 0)
-            why = "has a NUL byte (%00) in it";
-        else
-            copy[used++] = (char)(high * 16 + low);
+        else if (high == 0 && low == 0) why = "has a NUL byte (%00) in it";
+        else copy[used++] = (char)(high * 16 + low);
         i += 2;
     }
     return why == NULL ? BELAY_OK : url_wrong(p, why);
@@ -184,10 +184,12 @@ static belay_status url_host(struct parser *p, const char *from, size_t length,
     if (status != BELAY_OK || name == length) return status;
     digits = length - name - 1;
     for (size_t i = name + 1; i < length; i++) {
-        if (!is_digit(from[i])) return url_wrong(p, "a port is not a number; an IPv6 address stands in [ ]");
+        if (!is_digit(from[i]))
+            return url_wrong(p, "a port is not a number; an IPv6 address stands in [ ]");
         if (port <= 65535) port = port * 10 + (unsigned long)(from[i] - '0');
     }
-    if (digits == 0 || port < 1 || port > 65535) return url_wrong(p, "a port is not between 1 and 65535");
+    if (digits == 0 || port < 1 || port > 65535)
+        return url_wrong(p, "a port is not between 1 and 65535");
     host->port = (uint16_t)port;
     return BELAY_OK;
 }
@@ -235,7 +237,8 @@ static belay_status url_query(struct parser *p, const char *from)
         size_t n = strcspn(from, "&"), key = strcspn(from, "=&");
         struct belay__url_pair *pair = &p->url->query[p->url->query_count++];
         belay_status status;
-        if (key == 0 || from[key] != '=') return url_wrong(p, "behind '?' stands key=value&key=value");
+        if (key == 0 || from[key] != '=')
+            return url_wrong(p, "behind '?' stands key=value&key=value");
         status = url_decode(p, from, key, &pair->key);
         if (status == BELAY_OK) status = url_decode(p, from + key + 1, n - key - 1, &pair->value);
         if (status != BELAY_OK) return status;

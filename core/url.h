@@ -18,8 +18,8 @@ struct belay__url_pair {
 /* scheme:rest, or scheme://user:password@host:port,host/path?key=value&... Percent-decoded. */
 struct belay__url {
     char *scheme;
-    char *bare;     /* the URL without its query, as written */
-    bool authority; /* there is a "//" */
+    char *bare;            /* the URL without its query, as written */
+    bool authority;        /* there is a "//" */
     char *user, *password; /* NULL where there is none */
     struct belay__url_host *hosts;
     size_t host_count;
@@ -37,8 +37,9 @@ belay_status belay__url_parse(struct belay__url *out, const char *text, const ch
                               belay_world *world, belay_error *err);
 void belay__url_free(struct belay__url *url); /* wipes */
 
-/* A copy with passwords replaced by ***, to be freed: what stands between the first ':' behind "//" and the
- * last '@', and the query's values whose key has "pass" or "secret" in it. Errs on the side of masking. */
+/* A copy with passwords replaced by ***, to be freed: what stands between the first ':' behind "//"
+ * and the last '@', and the query's values whose key has "pass" or "secret" in it. Errs on the side
+ * of masking. */
 char *belay__url_masked(const char *text, belay_world *world);
 
 #endif

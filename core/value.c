@@ -41,7 +41,8 @@ const char *belay__duration_parse(const char *text, int64_t *out_ms)
     const char *at = text;
 
     if (*at == '-') return "is negative; a duration is a whole number and a unit: \"10s\"";
-    if (!is_digit(*at)) return "is not a duration: a whole number and a unit (ms, s, m, h, d): \"10s\"";
+    if (!is_digit(*at))
+        return "is not a duration: a whole number and a unit (ms, s, m, h, d): \"10s\"";
     for (; is_digit(*at); at++) {
         if (number > (DURATION_MAX_MS - (*at - '0')) / 10) return "is too long for a duration";
         number = number * 10 + (*at - '0');
@@ -52,7 +53,8 @@ const char *belay__duration_parse(const char *text, int64_t *out_ms)
     unit = unit_find(at);
     if (unit == NULL) {
         for (const char *c = at; *c != '\0'; c++) {
-            if (is_digit(*c)) return "is more than one number and one unit; write \"90m\" for 1h30m";
+            if (is_digit(*c))
+                return "is more than one number and one unit; write \"90m\" for 1h30m";
         }
         return "has an unknown unit; the units are ms, s, m, h, d";
     }

@@ -1,4 +1,5 @@
-/* value.h - values from text: durations, modes, numbers. Pure functions, independent of the locale. */
+/* value.h - values from text: durations, modes, numbers. Pure functions, independent of the locale.
+ */
 #ifndef BELAY_CORE_VALUE_H
 #define BELAY_CORE_VALUE_H
 
@@ -6,7 +7,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Each returns NULL and fills *out, or says what is wrong in words that follow "KEY: \"VALUE\" ". */
+/* Each returns NULL and fills *out, or says what is wrong in words that follow "KEY: \"VALUE\" ".
+ */
 
 /* A whole number and a unit, nothing between or around them: ms, s, m, h, d. In milliseconds. */
 const char *belay__duration_parse(const char *text, int64_t *out_ms);

@@ -1,47 +1,7 @@
-/* config_test.c - configurations from files: what is read, and that what is wrong opens nothing and says where. */
+/* config_test.c - configurations from files: what is read, and that what is wrong opens nothing and
+ * says where. */
 #define _GNU_SOURCE
 #include "tests/unit/config_fakes.h"
-
-#include <fcntl.h>
-
-/* ------------------------------------------------------------------ helpers */
-
-static struct belay__config *loaded(const char *where)
-{
-    struct belay__config *config = NULL;
-    belay_error err = BELAY_ERROR_INIT;
-    belay_status status = belay__config_load(&config, where, &fake_registry, NULL, &err);
-
-    if (status != BELAY_OK) print_error("%s\n", err.text);
-    assert_int_equal(status, BELAY_OK);
-    assert_non_null(config);
-    return config;
-}
-
-static struct belay__config *loaded_text(const char *text)
-{
-    file_write("c.conf", text);
-    return loaded("c.conf");
-}
-
-static void refused_where(const char *where, belay_status want, const char *message)
-{
-    struct belay__config *config = (void *)1;
-    belay_error err = BELAY_ERROR_INIT;
-    belay_status status = belay__config_load(&config, where, &fake_registry, NULL, &err);
-
-    assert_string_equal(err.text, message);
-    assert_int_equal(status, want);
-    assert_int_equal(err.status, want);
-    assert_null(config);
-}
-
-/* The text, in c.conf, is refused with that message. */
-static void refused(const char *text, const char *message)
-{
-    file_write("c.conf", text);
-    refused_where("c.conf", BELAY_CONFIG, message);
-}
 
 /* The same for a line of a backend of type "plain". */
 static void refused_line(const char *line, const char *message)
@@ -104,7 +64,8 @@ static void every_top_level_key_is_read(void **state)
 
 static void wait_may_be_try_or_forever(void **state)
 {
-    struct belay__config *config = loaded_text("wait = \"try\"; backends: { a: { type = \"plain\"; }; };");
+    struct belay__config *config =
+        loaded_text("wait = \"try\"; backends: { a: { type = \"plain\"; }; };");
 
     (void)state;
     assert_int_equal(config->wait_ms, BELAY_TRY);
@@ -125,10 +86,12 @@ static void an_empty_prefix_is_one(void **state)
 
 static void values_of_every_type_reach_the_backend(void **state)
 {
-    struct belay__config *config = loaded_text(
-        "backends: { a: { type = \"plain\"; path = \"/x\" \"/y\"; size = 0x10; big = 5000000000; ratio = 1;\n"
-        "sync = false; pause = \"20ms\"; mode = \"2750\"; policy = \"closed\"; nodes = [ \"x\", \"y\", \"z\" ];\n"
-        "tls: { ca = \"a\\\\b\\x41\"; }; }; };");
+    struct belay__config *config =
+        loaded_text("backends: { a: { type = \"plain\"; path = \"/x\" \"/y\"; size = 0x10; big = "
+                    "5000000000; ratio = 1;\n"
+                    "sync = false; pause = \"20ms\"; mode = \"2750\"; policy = \"closed\"; nodes = "
+                    "[ \"x\", \"y\", \"z\" ];\n"
+                    "tls: { ca = \"a\\\\b\\x41\"; }; }; };");
     const belay_settings *s = config->backends[0].settings;
 
     (void)state;
@@ -152,9 +115,9 @@ static void values_of_every_type_reach_the_backend(void **state)
 
 static void comments_tabs_carriage_returns_and_a_byte_order_mark_are_read(void **state)
 {
-    struct belay__config *config =
-        loaded_text("\xef\xbb\xbf# one\r\n// two \"\r\n/* three\n\" @include \"nothing\"\n*/ ttl\t= /**/ \"1s\";\r\n"
-                    "use = \"plain:\" # no newline at the end");
+    struct belay__config *config = loaded_text("\xef\xbb\xbf# one\r\n// two \"\r\n/* three\n\" "
+                                               "@include \"nothing\"\n*/ ttl\t= /**/ \"1s\";\r\n"
+                                               "use = \"plain:\" # no newline at the end");
 
     (void)state;
     assert_int_equal(config->ttl_ms, 1000);
@@ -166,18 +129,20 @@ static void comments_tabs_carriage_returns_and_a_byte_order_mark_are_read(void *
 static void a_bare_number_where_a_duration_is_wanted_is_refused_with_file_and_line(void **state)
 {
     (void)state;
-    refused("use = \"plain:\";\nttl = 10;\n",
-            "c.conf:2: ttl: 10 has no unit: a duration is a string with one: \"10s\" (ms, s, m, h, d)");
-    refused("wait = 5000000000;",
-            "c.conf:1: wait: 5000000000 has no unit: a duration is a string with one: \"5000000000s\" (ms, s, m, h, d)");
-    refused_line("timeout = 1;",
-                 "c.conf:2: timeout: 1 has no unit: a duration is a string with one: \"1s\" (ms, s, m, h, d)");
+    refused(
+        "use = \"plain:\";\nttl = 10;\n",
+        "c.conf:2: ttl: 10 has no unit: a duration is a string with one: \"10s\" (ms, s, m, h, d)");
+    refused("wait = 5000000000;", "c.conf:1: wait: 5000000000 has no unit: a duration is a string "
+                                  "with one: \"5000000000s\" (ms, s, m, h, d)");
+    refused_line("timeout = 1;", "c.conf:2: timeout: 1 has no unit: a duration is a string with "
+                                 "one: \"1s\" (ms, s, m, h, d)");
 }
 
 static void an_unquoted_duration_is_refused(void **state)
 {
     (void)state;
-    refused("ttl = 10s;", "c.conf:1: \"10s\" is not a number; a string stands in quotes, a name begins with a letter");
+    refused("ttl = 10s;", "c.conf:1: \"10s\" is not a number; a string stands in quotes, a name "
+                          "begins with a letter");
 }
 
 static void a_ttl_of_ten_to_the_eighteen_is_refused(void **state)
@@ -185,7 +150,9 @@ static void a_ttl_of_ten_to_the_eighteen_is_refused(void **state)
     (void)state;
     refused("ttl = \"1000000000000000000s\";",
             "c.conf:1: ttl: \"1000000000000000000s\" is too long for a duration");
-    refused("ttl = \"1e18s\";", "c.conf:1: ttl: \"1e18s\" is more than one number and one unit; write \"90m\" for 1h30m");
+    refused(
+        "ttl = \"1e18s\";",
+        "c.conf:1: ttl: \"1e18s\" is more than one number and one unit; write \"90m\" for 1h30m");
     refused("ttl = 1000000000000000000;",
             "c.conf:1: ttl: 1000000000000000000 has no unit: a duration is a string with one: "
             "\"1000000000000000000s\" (ms, s, m, h, d)");
@@ -196,7 +163,9 @@ static void a_negative_duration_is_refused(void **state)
     (void)state;
     refused("ttl = \"-5s\";",
             "c.conf:1: ttl: \"-5s\" is negative; a duration is a whole number and a unit: \"10s\"");
-    refused("ttl = -5;", "c.conf:1: ttl: -5 is not what is wanted: a string with a unit (ms, s, m, h, d): \"10s\"");
+    refused(
+        "ttl = -5;",
+        "c.conf:1: ttl: -5 is not what is wanted: a string with a unit (ms, s, m, h, d): \"10s\"");
 }
 
 static void a_duration_out_of_range_is_refused_with_the_range(void **state)
@@ -205,7 +174,8 @@ static void a_duration_out_of_range_is_refused_with_the_range(void **state)
     refused("ttl = \"99ms\";", "c.conf:1: ttl: \"99ms\" is out of range: from 100ms to 7d");
     refused("ttl = \"8d\";", "c.conf:1: ttl: \"8d\" is out of range: from 100ms to 7d");
     refused("wait = \"0s\";", "c.conf:1: wait: \"0s\" is out of range: from 1ms to 365d");
-    refused_line("timeout = \"61m\";", "c.conf:2: timeout: \"61m\" is out of range: from 1ms to 1h");
+    refused_line("timeout = \"61m\";",
+                 "c.conf:2: timeout: \"61m\" is out of range: from 1ms to 1h");
 }
 
 static void a_number_out_of_range_is_refused_and_never_wraps(void **state)
@@ -215,8 +185,10 @@ static void a_number_out_of_range_is_refused_and_never_wraps(void **state)
     refused_line("size = 4294967297;", "c.conf:2: size: 4294967297 is out of range: from 1 to 64");
     refused_line("size = -9223372036854775808;",
                  "c.conf:2: size: -9223372036854775808 is out of range: from 1 to 64");
-    refused_line("size = 99999999999999999999;", "c.conf:2: 99999999999999999999 is too large for a number");
-    refused_line("size = 0xFFFFFFFFFFFFFFFFF;", "c.conf:2: 0xFFFFFFFFFFFFFFFFF is too large for a number");
+    refused_line("size = 99999999999999999999;",
+                 "c.conf:2: 99999999999999999999 is too large for a number");
+    refused_line("size = 0xFFFFFFFFFFFFFFFFF;",
+                 "c.conf:2: 0xFFFFFFFFFFFFFFFFF is too large for a number");
     refused_line("ratio = 1.5;", "c.conf:2: ratio: 1.5 is out of range: from 0 to 1");
     refused_line("ratio = 1e999;", "c.conf:2: ratio: \"inf\" is too large for a number");
 }
@@ -224,35 +196,45 @@ static void a_number_out_of_range_is_refused_and_never_wraps(void **state)
 static void a_leading_zero_is_refused(void **state)
 {
     (void)state;
-    refused_line("size = 010;", "c.conf:2: 010 begins with a zero, which not every libconfig reads alike; a file mode "
-                                "is a string: \"0600\"");
+    refused_line(
+        "size = 010;",
+        "c.conf:2: 010 begins with a zero, which not every libconfig reads alike; a file mode "
+        "is a string: \"0600\"");
 }
 
 static void a_mode_is_a_string_of_octal_digits(void **state)
 {
     (void)state;
-    refused_line("mode = 600;", "c.conf:2: mode: a file mode is a string of octal digits: \"0600\", not a number");
-    refused_line("mode = \"0800\";",
-                 "c.conf:2: mode: \"0800\" is not a file mode: three or four octal digits, as in \"0600\"");
+    refused_line("mode = 600;",
+                 "c.conf:2: mode: a file mode is a string of octal digits: \"0600\", not a number");
+    refused_line(
+        "mode = \"0800\";",
+        "c.conf:2: mode: \"0800\" is not a file mode: three or four octal digits, as in \"0600\"");
 }
 
 static void a_value_of_another_type_is_refused_with_what_is_wanted(void **state)
 {
     (void)state;
     refused_line("path = 5;", "c.conf:2: path: 5 is not what is wanted: a string, in quotes");
-    refused_line("size = \"5\";", "c.conf:2: size: \"5\" is not what is wanted: a whole number, without quotes");
-    refused_line("size = 5.5;",
-                 "c.conf:2: size: a number with a fraction is not what is wanted: a whole number, without quotes");
+    refused_line("size = \"5\";",
+                 "c.conf:2: size: \"5\" is not what is wanted: a whole number, without quotes");
+    refused_line("size = 5.5;", "c.conf:2: size: a number with a fraction is not what is wanted: a "
+                                "whole number, without quotes");
     refused_line("sync = \"true\";",
                  "c.conf:2: sync: \"true\" is not what is wanted: true or false, without quotes");
-    refused_line("sync = 1;", "c.conf:2: sync: 1 is not what is wanted: true or false, without quotes");
-    refused_line("nodes = \"a\";",
-                 "c.conf:2: nodes: \"a\" is not what is wanted: a list of strings: ( \"a\", \"b\" )");
-    refused_line("nodes = ( \"a\", 2 );",
-                 "c.conf:2: nodes: item 2 is not what is wanted: a list of strings: ( \"a\", \"b\" )");
+    refused_line("sync = 1;",
+                 "c.conf:2: sync: 1 is not what is wanted: true or false, without quotes");
+    refused_line(
+        "nodes = \"a\";",
+        "c.conf:2: nodes: \"a\" is not what is wanted: a list of strings: ( \"a\", \"b\" )");
+    refused_line(
+        "nodes = ( \"a\", 2 );",
+        "c.conf:2: nodes: item 2 is not what is wanted: a list of strings: ( \"a\", \"b\" )");
     refused_line("nodes = ( \"a\", \"\" );", "c.conf:2: nodes: item 2 is empty");
-    refused_line("path = ( \"a\" );", "c.conf:2: path: a list is not what is wanted: a string, in quotes");
-    refused_line("path: { a = 1; };", "c.conf:2: path: a group is not what is wanted: a string, in quotes");
+    refused_line("path = ( \"a\" );",
+                 "c.conf:2: path: a list is not what is wanted: a string, in quotes");
+    refused_line("path: { a = 1; };",
+                 "c.conf:2: path: a group is not what is wanted: a string, in quotes");
     refused_line("tls = \"on\";", "c.conf:2: tls: is a group: tls: { ... };");
     refused_line("path = \"\";", "c.conf:2: path: is empty");
 }
@@ -262,31 +244,37 @@ static void a_choice_is_suggested(void **state)
     (void)state;
     refused_line("policy = \"closd\";",
                  "c.conf:2: policy: \"closd\" is none of local|closed; did you mean \"closed\"?");
-    refused("log: {\nlevel = \"inf\";\n};",
-            "c.conf:2: log.level: \"inf\" is none of error|warn|info|debug; did you mean \"info\"?");
+    refused(
+        "log: {\nlevel = \"inf\";\n};",
+        "c.conf:2: log.level: \"inf\" is none of error|warn|info|debug; did you mean \"info\"?");
 }
 
-/* ------------------------------------------------------------------ keys and names that are wrong */
+/* ------------------------------------------------------------------ keys and names that are wrong
+ */
 
 static void an_unknown_key_is_refused_with_a_suggestion(void **state)
 {
     (void)state;
-    refused("prefx = \"a\";", "c.conf:1: the configuration has no key \"prefx\"; did you mean \"prefix\"?");
-    refused("backend: { };", "c.conf:1: the configuration has no key \"backend\"; did you mean \"backends\"?");
+    refused("prefx = \"a\";",
+            "c.conf:1: the configuration has no key \"prefx\"; did you mean \"prefix\"?");
+    refused("backend: { };",
+            "c.conf:1: the configuration has no key \"backend\"; did you mean \"backends\"?");
     refused("lgo: { };", "c.conf:1: the configuration has no key \"lgo\"; did you mean \"log\"?");
     refused("log: { levle = \"info\"; };",
             "c.conf:1: the configuration has no key \"log.levle\"; did you mean \"log.level\"?");
     refused_line("zebra = 1;", "c.conf:2: a backend of type \"plain\" has no key \"zebra\"");
-    refused_line("tls: {\n cA = \"x\"; };",
-                 "c.conf:3: a backend of type \"plain\" has no key \"tls.cA\"; did you mean \"tls.ca\"?");
-    refused_line("password_fil = \"/x\";",
-                 "c.conf:2: a backend of type \"plain\" has no key \"password_fil\"; did you mean \"password_file\"?");
+    refused_line(
+        "tls: {\n cA = \"x\"; };",
+        "c.conf:3: a backend of type \"plain\" has no key \"tls.cA\"; did you mean \"tls.ca\"?");
+    refused_line("password_fil = \"/x\";", "c.conf:2: a backend of type \"plain\" has no key "
+                                           "\"password_fil\"; did you mean \"password_file\"?");
 }
 
 static void a_key_given_twice_is_refused_with_both_places(void **state)
 {
     (void)state;
-    refused("ttl = \"1s\";\n\nttl = \"2s\";", "c.conf:3: \"ttl\" is here twice; the first is at c.conf:1");
+    refused("ttl = \"1s\";\n\nttl = \"2s\";",
+            "c.conf:3: \"ttl\" is here twice; the first is at c.conf:1");
     file_write("more.conf", "\nttl = \"2s\";\n");
     refused("ttl = \"1s\";\n@include \"more.conf\"\n",
             "more.conf:2: \"ttl\" is here twice; the first is at c.conf:1");
@@ -298,8 +286,10 @@ static void an_unknown_type_is_refused_with_a_suggestion(void **state)
 {
     (void)state;
     refused("backends: {\n a: {\n type = \"plian\"; }; };",
-            "c.conf:3: there is no backend type \"plian\"; did you mean \"plain\"? (known: plain, pair, net, sqlite)");
-    refused("backends: {\n a: {\n }; };", "c.conf:2: the backend \"a\" has no type: type = \"sqlite\";");
+            "c.conf:3: there is no backend type \"plian\"; did you mean \"plain\"? (known: plain, "
+            "pair, net, sqlite)");
+    refused("backends: {\n a: {\n }; };",
+            "c.conf:2: the backend \"a\" has no type: type = \"sqlite\";");
     refused("backends: { a: { type = 5; }; };", "c.conf:1: type: a string is wanted, in quotes");
     refused("backends: { a = 5; };", "c.conf:1: a backend is a group: a: { type = \"...\"; };");
     refused("backends = ( );", "c.conf:1: backends: is a group: backends: { NAME: { ... }; };");
@@ -319,15 +309,18 @@ static void a_missing_required_key_is_refused(void **state)
     (void)state;
     refused("backends: {\n a: { type = \"pair\"; }; };",
             "c.conf:2: a backend of type \"pair\" needs a first: the one that is asked first");
-    refused("backends: {\n a: { type = \"net\";\n host = ( ); }; };", "c.conf:3: host: the list is empty");
+    refused("backends: {\n a: { type = \"net\";\n host = ( ); }; };",
+            "c.conf:3: host: the list is empty");
 }
 
 static void a_wrong_key_in_a_backend_that_is_not_used_opens_nothing(void **state)
 {
     (void)state;
-    refused("use = \"a\"; backends: { a: { type = \"plain\"; };\n b: { type = \"plain\";\n siez = 4; }; };",
+    refused("use = \"a\"; backends: { a: { type = \"plain\"; };\n b: { type = \"plain\";\n siez = "
+            "4; }; };",
             "c.conf:3: a backend of type \"plain\" has no key \"siez\"; did you mean \"size\"?");
-    refused("use = \"a\"; backends: { a: { type = \"plain\"; };\n b: { type = \"pair\";\n first = \"c\"; }; };",
+    refused("use = \"a\"; backends: { a: { type = \"plain\"; };\n b: { type = \"pair\";\n first = "
+            "\"c\"; }; };",
             "c.conf:3: first: there is no backend \"c\"");
 }
 
@@ -338,19 +331,23 @@ static void mistakes_of_syntax_are_named(void **state)
     (void)state;
     refused("ttl = \"10s;\nkeep = true;\n", "c.conf:1: this string is not closed in its line");
     refused("ttl \"10s\";", "c.conf:1: behind \"ttl\" a '=' is wanted, not a string");
-    refused("keep = yes;", "c.conf:1: keep: \"yes\" is no value; a string stands in quotes, a boolean is true or false");
+    refused("keep = yes;", "c.conf:1: keep: \"yes\" is no value; a string stands in quotes, a "
+                           "boolean is true or false");
     refused("keep = ;", "c.conf:1: \"keep\" has no value");
     refused("keep =", "c.conf:1: the file ends behind \"keep\"; a value is wanted");
     refused("\n/* open\n", "c.conf:2: this comment is never closed");
     refused("ttl = \"1s\";;", "c.conf:1: a \";\" too many");
     refused("\nlog: {\n", "c.conf:2: this '{' is never closed");
-    refused("log: {\n );", "c.conf:2: ')' where a '}' is wanted: the bracket was opened at c.conf:1");
+    refused("log: {\n );",
+            "c.conf:2: ')' where a '}' is wanted: the bracket was opened at c.conf:1");
     refused("};", "c.conf:1: '}' closes nothing");
     refused("a = ( \"x\" \"y\", );", "c.conf:1: a ',' too many before \")\"");
     refused("a = ( 1 2 );", "c.conf:1: between two items a ',' is wanted, not \"2\"");
-    refused("a = [ ( 1 ) ];", "c.conf:1: '(' inside of [ ]: a list of other things than values is ( )");
+    refused("a = [ ( 1 ) ];",
+            "c.conf:1: '(' inside of [ ]: a list of other things than values is ( )");
     refused("a = 1 b = 2 3", "c.conf:1: behind the value of \"b\" a ';' is wanted, not \"3\"");
-    refused("\"ttl\" = 1;", "c.conf:1: a string stands where a setting's name is wanted (without quotes)");
+    refused("\"ttl\" = 1;",
+            "c.conf:1: a string stands where a setting's name is wanted (without quotes)");
     refused("ttl = \"a\\qb\";", "c.conf:1: a backslash in a string is written \\\\");
     refused("a = $b;", "c.conf:1: \"$\" has no meaning here; a string stands in quotes");
     refused("\ttl = '1s';", "c.conf:1: \"'\" has no meaning here; a string stands in quotes");
@@ -373,7 +370,8 @@ static void a_control_character_in_a_name_is_shown_escaped(void **state)
 static void deep_nesting_is_refused(void **state)
 {
     (void)state;
-    refused("a = ((((((((((((((((((1))))))))))))))))));", "c.conf:1: brackets are more than 16 deep");
+    refused("a = ((((((((((((((((((1))))))))))))))))));",
+            "c.conf:1: brackets are more than 16 deep");
 }
 
 static void an_array_of_mixed_values_is_refused(void **state)
@@ -382,124 +380,14 @@ static void an_array_of_mixed_values_is_refused(void **state)
     refused("\na = [ 1, \"b\" ];", "c.conf:2: mismatched element type in array");
 }
 
-/* ------------------------------------------------------------------ files and includes */
-
-static void an_include_is_read_beside_the_file_that_names_it(void **state)
-{
-    struct belay__config *config;
-
-    (void)state;
-    mkdir("sub", 0755);
-    file_write("sub/top.conf", "backends: {\n  @include \"deep/a.conf\" # here\n};\n\t@include\t\"ttl.conf\" prefix = \"p:\";\n");
-    mkdir("sub/deep", 0755);
-    file_write("sub/deep/a.conf", "a: { type = \"plain\"; @include_is_not_this = 1; };");
-    refused_where("sub/top.conf", BELAY_CONFIG,
-                  "sub/deep/a.conf:1: a '@' stands only in @include \"FILE\", at the beginning of a line");
-    file_write("sub/deep/a.conf", "a: { type = \"plain\"; };");
-    file_write("sub/ttl.conf", "ttl = \"3s\";");
-    config = loaded("sub/top.conf");
-    assert_int_equal(config->ttl_ms, 3000);
-    assert_string_equal(config->prefix, "p:");
-    belay__config_free(config);
-}
-
-static void a_mistake_in_an_include_is_told_with_its_own_file_and_line(void **state)
-{
-    (void)state;
-    file_write("inc.conf", "\n\nttl = 3;\n");
-    refused("use = \"plain:\";\n@include \"inc.conf\"\n",
-            "inc.conf:3: ttl: 3 has no unit: a duration is a string with one: \"3s\" (ms, s, m, h, d)");
-    file_write("inc.conf", "ttl = \"3s\";\n");
-    refused("use = \"plain:\";\n@include \"inc.conf\"\n\nkeep = 1;",
-            "c.conf:4: keep: 1 is not what is wanted: true or false, without quotes");
-}
-
-static void an_include_of_itself_is_refused(void **state)
-{
-    (void)state;
-    refused("\n@include \"c.conf\"\n", "c.conf:2: the file includes itself");
-    refused("@include \"./c.conf\"\n", "c.conf:1: the file includes itself");
-    file_write("b.conf", "\n@include \"c.conf\"\n");
-    refused("@include \"b.conf\"\n", "b.conf:2: the include leads back to c.conf");
-}
-
-static void an_include_of_a_directory_is_refused(void **state)
-{
-    (void)state;
-    mkdir("folder", 0755);
-    refused("\n@include \"folder\"\n", "c.conf:2: folder: is a directory, not a file");
-}
-
-static void an_include_of_a_fifo_is_refused_at_once(void **state)
-{
-    (void)state;
-    assert_int_equal(mkfifo("pipe", 0644), 0);
-    refused("@include \"pipe\"\n", "c.conf:1: pipe: is a pipe, not a regular file");
-    refused_where("pipe", BELAY_CONFIG, "pipe: is a pipe, not a regular file");
-}
-
-static void an_include_of_a_device_or_of_nothing_is_refused(void **state)
-{
-    (void)state;
-    refused("@include \"/dev/zero\"\n", "c.conf:1: /dev/zero: is a device, not a regular file");
-    refused("@include \"absent.conf\"\n", "c.conf:1: absent.conf: No such file or directory");
-    refused("@include \"\"\n", "c.conf:1: the included file's name is empty");
-    refused("@include absent.conf\n", "c.conf:1: an include is one line: @include \"FILE\"");
-    refused("@include \"a\nb\"", "c.conf:1: an include is one line: @include \"FILE\"");
-}
-
-static void includes_are_at_most_ten_deep(void **state)
-{
-    char name[32], text[64];
-
-    (void)state;
-    for (int i = 0; i < 12; i++) {
-        snprintf(name, sizeof(name), "d%d.conf", i);
-        snprintf(text, sizeof(text), "@include \"d%d.conf\"\n", i + 1);
-        file_write(name, text);
-    }
-    refused_where("d0.conf", BELAY_CONFIG, "d10.conf:1: includes are more than 10 deep");
-    file_write("d10.conf", "use = \"plain:\";");
-    belay__config_free(loaded("d0.conf"));
-}
-
-static void many_small_includes_are_refused(void **state)
-{
-    char text[8192] = "";
-
-    (void)state;
-    file_write("empty.conf", "\n");
-    for (int i = 0; i < 70; i++) strcat(text, "@include \"empty.conf\"\n");
-    refused(text, "c.conf:64: more than 64 files are included");
-}
-
-static void a_file_over_a_mebibyte_is_refused(void **state)
-{
-    size_t length = (1u << 20) + 1;
-    char *text = malloc(length);
-
-    (void)state;
-    memset(text, '\n', length);
-    file_write_bytes("c.conf", text, length, 0644);
-    free(text);
-    refused_where("c.conf", BELAY_CONFIG, "c.conf: is too large");
-}
-
-static void a_missing_file_or_a_folder_is_refused(void **state)
-{
-    (void)state;
-    refused_where("absent.conf", BELAY_CONFIG, "absent.conf: No such file or directory");
-    refused_where("/tmp", BELAY_CONFIG, "/tmp: is a directory, not a file");
-    refused_where("", BELAY_INVALID, "the config file's path is empty");
-}
-
 /* ------------------------------------------------------------------ the graph */
 
 static void children_come_before_their_parents_and_what_is_not_used_stays_out(void **state)
 {
     struct belay__config *config =
         loaded_text("use = \"top\"; backends: {\n"
-                    "top: { type = \"pair\"; first = \"mid\"; rest = ( \"leaf\", \"mid\", \"plain:/x\", \"plain:/x\" ); };\n"
+                    "top: { type = \"pair\"; first = \"mid\"; rest = ( \"leaf\", \"mid\", "
+                    "\"plain:/x\", \"plain:/x\" ); };\n"
                     "idle: { type = \"plain\"; };\n"
                     "mid: { type = \"pair\"; first = \"leaf\"; };\n"
                     "leaf: { type = \"plain\"; }; };");
@@ -536,9 +424,11 @@ static void children_come_before_their_parents_and_what_is_not_used_stays_out(vo
 static void a_cycle_is_refused_with_its_names(void **state)
 {
     (void)state;
-    refused("use = \"a\"; backends: {\n a: { type = \"pair\"; first = \"b\"; };\n b: { type = \"pair\"; first = \"a\"; }; };",
+    refused("use = \"a\"; backends: {\n a: { type = \"pair\"; first = \"b\"; };\n b: { type = "
+            "\"pair\"; first = \"a\"; }; };",
             "c.conf:3: cycle: a -> b -> a");
-    refused("use = \"ok\"; backends: { ok: { type = \"plain\"; };\n x: { type = \"pair\"; first = \"ok\"; rest = ( \"x\" ); }; };",
+    refused("use = \"ok\"; backends: { ok: { type = \"plain\"; };\n x: { type = \"pair\"; first = "
+            "\"ok\"; rest = ( \"x\" ); }; };",
             "c.conf:2: cycle: x -> x");
 }
 
@@ -548,8 +438,9 @@ static void without_use_a_single_backend_is_it_and_several_are_listed(void **sta
     belay__config_free(loaded_text("backends: { a: { type = \"plain\"; }; };"));
     refused("backends: { a: { type = \"plain\"; }; b: { type = \"plain\"; }; };",
             "c.conf: \"use\" is to say which of the backends it is: a, b");
-    refused("ttl = \"5s\";",
-            "c.conf: there is no backend: add one to \"backends\", or name a URL: use = \"sqlite:\";");
+    refused(
+        "ttl = \"5s\";",
+        "c.conf: there is no backend: add one to \"backends\", or name a URL: use = \"sqlite:\";");
 }
 
 static void use_may_be_a_url(void **state)
@@ -563,11 +454,12 @@ static void use_may_be_a_url(void **state)
     assert_int_equal(belay_settings_integer(config->backends[0].settings, "size"), 5);
     assert_int_equal(config->backends[0].timeout_ms, 1000);
     belay__config_free(config);
-    refused("\nuse = \"plian:\";",
-            "c.conf:2: plian:: there is no URL scheme \"plian\"; did you mean \"plain\"? (known: plain:, pair:, net:, "
-            "nets:, sqlite:)");
+    refused("\nuse = \"plian:\";", "c.conf:2: plian:: there is no URL scheme \"plian\"; did you "
+                                   "mean \"plain\"? (known: plain:, pair:, net:, "
+                                   "nets:, sqlite:)");
     refused("use = \"plain:?prefix=x\";",
-            "c.conf:1: plain:?prefix=x: prefix is the whole configuration's: write it into the file, beside \"use\"");
+            "c.conf:1: plain:?prefix=x: prefix is the whole configuration's: write it into the "
+            "file, beside \"use\"");
 }
 
 /* ------------------------------------------------------------------ memory */
@@ -582,7 +474,8 @@ static void every_failing_allocation_is_a_clean_nomem(void **state)
     (void)state;
     file_write("inc.conf", "leaf: { type = \"plain\"; nodes = ( \"a\", \"b\" ); };\n");
     file_write("c.conf", "use = \"top\"; prefix = \"x:\"; backends: {\n@include \"inc.conf\"\n"
-                         "top: { type = \"pair\"; first = \"leaf\"; rest = ( \"plain:/p?size=3\", \"nets://pw@h\" ); };\n"
+                         "top: { type = \"pair\"; first = \"leaf\"; rest = ( \"plain:/p?size=3\", "
+                         "\"nets://pw@h\" ); };\n"
                          "n: { type = \"net\"; host = ( \"h\" ); password_env = \"HOME\"; }; };\n");
     for (n = 0; status == BELAY_NOMEM; n++) {
         struct poor_world poor = POOR_WORLD(n);
@@ -603,8 +496,10 @@ static void an_error_without_a_place_for_it_is_only_a_status(void **state)
 
     (void)state;
     file_write("c.conf", "backends: { a: { type = \"nothing\"; }; };");
-    assert_int_equal(belay__config_load(&config, "c.conf", &fake_registry, NULL, NULL), BELAY_CONFIG);
-    assert_int_equal(belay__config_load(&config, "nets:", &fake_registry, NULL, NULL), BELAY_CONFIG);
+    assert_int_equal(belay__config_load(&config, "c.conf", &fake_registry, NULL, NULL),
+                     BELAY_CONFIG);
+    assert_int_equal(belay__config_load(&config, "nets:", &fake_registry, NULL, NULL),
+                     BELAY_CONFIG);
 }
 
 static void a_program_s_own_table_is_found_before_a_built_in_one(void **state)
@@ -650,16 +545,6 @@ int main(void)
         cmocka_unit_test(a_control_character_in_a_name_is_shown_escaped),
         cmocka_unit_test(deep_nesting_is_refused),
         cmocka_unit_test(an_array_of_mixed_values_is_refused),
-        cmocka_unit_test(an_include_is_read_beside_the_file_that_names_it),
-        cmocka_unit_test(a_mistake_in_an_include_is_told_with_its_own_file_and_line),
-        cmocka_unit_test(an_include_of_itself_is_refused),
-        cmocka_unit_test(an_include_of_a_directory_is_refused),
-        cmocka_unit_test(an_include_of_a_fifo_is_refused_at_once),
-        cmocka_unit_test(an_include_of_a_device_or_of_nothing_is_refused),
-        cmocka_unit_test(includes_are_at_most_ten_deep),
-        cmocka_unit_test(many_small_includes_are_refused),
-        cmocka_unit_test(a_file_over_a_mebibyte_is_refused),
-        cmocka_unit_test(a_missing_file_or_a_folder_is_refused),
         cmocka_unit_test(children_come_before_their_parents_and_what_is_not_used_stays_out),
         cmocka_unit_test(a_cycle_is_refused_with_its_names),
         cmocka_unit_test(without_use_a_single_backend_is_it_and_several_are_listed),

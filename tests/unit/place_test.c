@@ -7,7 +7,8 @@
 #include <pwd.h>
 #include <sys/wait.h>
 
-/* /etc/belay/belay.conf is the machine's: where it exists, tests that walk past it say so and stop. */
+/* /etc/belay/belay.conf is the machine's: where it exists, tests that walk past it say so and stop.
+ */
 static bool machine_has_a_file(void)
 {
     if (access("/etc/belay/belay.conf", F_OK) != 0) return false;
@@ -30,12 +31,9 @@ static void found(const char *where, const char *want)
     assert_int_equal(belay__place_find(&place, where, NULL, &err), BELAY_OK);
     if (want != NULL && strncmp(want, "@/", 2) == 0)
         snprintf(full, sizeof(full), "%s%s", fake_folder, want + 1);
-    else if (want != NULL)
-        snprintf(full, sizeof(full), "%s", want);
-    if (want == NULL)
-        assert_null(place);
-    else
-        assert_string_equal(place, full);
+    else if (want != NULL) snprintf(full, sizeof(full), "%s", want);
+    if (want == NULL) assert_null(place);
+    else assert_string_equal(place, full);
     free(place);
 }
 
@@ -141,10 +139,8 @@ static void without_home_the_password_file_s_entry_is_asked(void **state)
     snprintf(file, sizeof(file), "%s/.config/belay/belay.conf", entry->pw_dir);
     exists = access(file, F_OK) == 0;
     assert_int_equal(belay__place_find(&place, NULL, NULL, &err), BELAY_OK);
-    if (exists)
-        assert_string_equal(place, file);
-    else
-        assert_null(place);
+    if (exists) assert_string_equal(place, file);
+    else assert_null(place);
     free(place);
 }
 
@@ -160,7 +156,8 @@ static void a_file_of_the_chain_that_is_no_file_is_an_error_and_not_skipped(void
     mkdir(".config/belay", 0755);
     mkdir(".config/belay/belay.conf", 0755);
     assert_int_equal(belay__config_load(&config, NULL, &fake_registry, NULL, &err), BELAY_CONFIG);
-    snprintf(message, sizeof(message), "%s/.config/belay/belay.conf: is a directory, not a file", fake_folder);
+    snprintf(message, sizeof(message), "%s/.config/belay/belay.conf: is a directory, not a file",
+             fake_folder);
     assert_string_equal(err.text, message);
     rmdir(".config/belay/belay.conf");
 }
@@ -174,7 +171,8 @@ static int as_nobody(void)
 
     if (getuid() == 0 && setuid(65534) != 0) return 2;
     status = belay__config_load(&config, NULL, &fake_registry, NULL, &err);
-    if (status != BELAY_CONFIG || strstr(err.text, "belay.conf: Permission denied") == NULL) return 1;
+    if (status != BELAY_CONFIG || strstr(err.text, "belay.conf: Permission denied") == NULL)
+        return 1;
     return 0;
 }
 
@@ -208,7 +206,8 @@ static void a_file_that_hides_its_size_stays_bounded(void **state)
     belay_error err = BELAY_ERROR_INIT;
 
     (void)state;
-    assert_int_equal(belay__file_read(&file, "/proc/self/maps", 16, NULL, NULL, &err), BELAY_CONFIG);
+    assert_int_equal(belay__file_read(&file, "/proc/self/maps", 16, NULL, NULL, &err),
+                     BELAY_CONFIG);
     assert_string_equal(err.text, "/proc/self/maps: is too large");
     assert_int_equal(belay__file_read(&file, "/proc/self/comm", 64, NULL, NULL, &err), BELAY_OK);
     assert_true(file.length > 0);

@@ -1,4 +1,5 @@
-/* registry_test.c - tables are found by type and scheme, and a table that is not sound is refused. */
+/* registry_test.c - tables are found by type and scheme, and a table that is not sound is refused.
+ */
 #define _GNU_SOURCE
 #include "tests/unit/config_fakes.h"
 
@@ -12,7 +13,7 @@ static const struct belay__registry *registry_of(const belay_backend_ops *own)
     return &registry;
 }
 
-static void refused(const belay_backend_ops *own, const char *type, const char *message)
+static void table_refused(const belay_backend_ops *own, const char *type, const char *message)
 {
     const belay_backend_ops *found = &plain_ops;
     belay_error err = BELAY_ERROR_INIT;
@@ -29,11 +30,14 @@ static void a_table_is_found_by_its_type_and_by_each_scheme(void **state)
     (void)state;
     assert_int_equal(belay__registry_find(&fake_registry, "net", &found, NULL), BELAY_OK);
     assert_ptr_equal(found, &net_ops);
-    assert_int_equal(belay__registry_find_scheme(&fake_registry, "nets://x", 4, &found, NULL), BELAY_OK);
+    assert_int_equal(belay__registry_find_scheme(&fake_registry, "nets://x", 4, &found, NULL),
+                     BELAY_OK);
     assert_ptr_equal(found, &net_ops);
-    assert_int_equal(belay__registry_find_scheme(&fake_registry, "plain:", 5, &found, NULL), BELAY_OK);
+    assert_int_equal(belay__registry_find_scheme(&fake_registry, "plain:", 5, &found, NULL),
+                     BELAY_OK);
     assert_ptr_equal(found, &plain_ops);
-    assert_int_equal(belay__registry_find_scheme(&fake_registry, "plain:", 4, &found, NULL), BELAY_CONFIG);
+    assert_int_equal(belay__registry_find_scheme(&fake_registry, "plain:", 4, &found, NULL),
+                     BELAY_CONFIG);
     assert_null(found);
 }
 
@@ -56,7 +60,9 @@ static void a_foreign_abi_is_refused_before_anything_else_is_read(void **state)
     (void)state;
     own.abi = 7;
     own.type = (const char *)1; /* not to be read */
-    refused(&own, "plain", "table 0 of options.backends has abi 7, this library speaks 1: it was built for another belay");
+    table_refused(&own, "plain",
+                  "table 0 of options.backends has abi 7, this library speaks 1: it was built for "
+                  "another belay");
 }
 
 static void a_table_that_is_too_small_is_refused(void **state)
@@ -68,9 +74,10 @@ static void a_table_that_is_too_small_is_refused(void **state)
     own.size = 16;
     own.type = (const char *)1;
     snprintf(message, sizeof(message),
-             "table 0 of options.backends has 16 bytes, at least %zu are needed: begin it with BELAY_OPS_HEAD",
+             "table 0 of options.backends has 16 bytes, at least %zu are needed: begin it with "
+             "BELAY_OPS_HEAD",
              sizeof(belay_backend_ops));
-    refused(&own, "plain", message);
+    table_refused(&own, "plain", message);
 }
 
 static void a_larger_table_of_a_later_version_is_taken(void **state)
@@ -97,8 +104,9 @@ static void a_table_without_a_required_verb_is_refused_by_the_verb_s_name(void *
     own[4].extend = NULL;
     for (int i = 0; i < 5; i++) {
         char message[80];
-        snprintf(message, sizeof(message), "the table of backend type \"plain\" has no %s", verbs[i]);
-        refused(&own[i], "plain", message);
+        snprintf(message, sizeof(message), "the table of backend type \"plain\" has no %s",
+                 verbs[i]);
+        table_refused(&own[i], "plain", message);
     }
 }
 
@@ -108,9 +116,13 @@ static void a_table_without_a_type_is_refused(void **state)
 
     (void)state;
     own.type = NULL;
-    refused(&own, "plain", "table 0 of options.backends has no type, or one that is not letters, digits and '-'");
+    table_refused(
+        &own, "plain",
+        "table 0 of options.backends has no type, or one that is not letters, digits and '-'");
     own.type = "a b";
-    refused(&own, "plain", "table 0 of options.backends has no type, or one that is not letters, digits and '-'");
+    table_refused(
+        &own, "plain",
+        "table 0 of options.backends has no type, or one that is not letters, digits and '-'");
 }
 
 static void a_table_with_unsound_keys_is_refused(void **state)
@@ -120,14 +132,21 @@ static void a_table_with_unsound_keys_is_refused(void **state)
 
     (void)state;
     own.settings = keys;
-    refused(&own, "plain",
-            "the table of backend type \"plain\": its key \"timeout\" is core's own, and every backend has it");
+    table_refused(
+        &own, "plain",
+        "the table of backend type \"plain\": its key \"timeout\" is core's own, and every "
+        "backend has it");
     keys[0] = (belay_setting_spec){ .key = "x", .type = BELAY_SETTING_CHOICE };
-    refused(&own, "plain", "the table of backend type \"plain\": its key \"x\" has no choices");
+    table_refused(&own, "plain",
+                  "the table of backend type \"plain\": its key \"x\" has no choices");
     keys[0] = (belay_setting_spec){ .key = "x", .type = (belay_setting_type)99 };
-    refused(&own, "plain", "the table of backend type \"plain\": its key \"x\" is of an unknown type");
+    table_refused(&own, "plain",
+                  "the table of backend type \"plain\": its key \"x\" is of an unknown type");
     keys[0] = (belay_setting_spec){ .key = "x", .type = BELAY_SETTING_INTEGER, .min = 2, .max = 1 };
-    refused(&own, "plain", "the table of backend type \"plain\": its key \"x\" has a smallest value above its largest");
+    table_refused(
+        &own, "plain",
+        "the table of backend type \"plain\": its key \"x\" has a smallest value above its "
+        "largest");
 }
 
 static void an_unknown_type_lists_what_is_known(void **state)
@@ -137,8 +156,12 @@ static void an_unknown_type_lists_what_is_known(void **state)
     belay_error err = BELAY_ERROR_INIT;
 
     (void)state;
-    refused(NULL, "redis", "there is no backend type \"redis\" (known: plain, pair, net, sqlite)");
-    refused(NULL, "sqllite", "there is no backend type \"sqllite\"; did you mean \"sqlite\"? (known: plain, pair, net, sqlite)");
+    table_refused(NULL, "redis",
+                  "there is no backend type \"redis\" (known: plain, pair, net, sqlite)");
+    table_refused(
+        NULL, "sqllite",
+        "there is no backend type \"sqllite\"; did you mean \"sqlite\"? (known: plain, pair, "
+        "net, sqlite)");
     assert_int_equal(belay__registry_find(&none, "a", &found, &err), BELAY_CONFIG);
     assert_string_equal(err.text, "there is no backend type \"a\" (known: none)");
 }
@@ -185,7 +208,8 @@ static void describe_shows_every_key_with_type_range_default_and_help(void **sta
     assert_non_null(strstr(lines.text, "timeout   duration   1ms to 1h  default 500ms  how long"));
     lines = (struct lines){ "", 0 };
     belay__describe(&fake_registry, "pair", line_keep, &lines);
-    assert_non_null(strstr(lines.text, "first    backend    required  the one that is asked first\n"));
+    assert_non_null(
+        strstr(lines.text, "first    backend    required  the one that is asked first\n"));
     assert_non_null(strstr(lines.text, "default 2s"));
     lines = (struct lines){ "", 0 };
     belay__describe(&fake_registry, "nett", line_keep, &lines);

@@ -14,13 +14,31 @@ static void durations_are_whole_numbers_with_a_unit(void **state)
     static const struct {
         const char *text;
         int64_t ms;
-    } good[] = { { "0s", 0 },        { "1ms", 1 },        { "500ms", 500 },           { "10s", 10000 },
-                 { "2m", 120000 },   { "1h", 3600000 },   { "7d", 604800000 },        { "007s", 7000 },
-                 { "106751d", INT64_C(9223286400000) } };
-    static const char *const bad[] = { "",      "10",   "s",    "10 s",  " 10s", "10s ",  "-5s", "+5s",
-                                       "1.5s",  "1e3s", "10S",  "10sec", "1h30m", "10us", "0x1s", "ten",
-                                       "1e18s", "1000000000000000000s", "9223372036854775808ms",
-                                       "99999999999999999999999999d", "106752d", "\n1s" };
+    } good[] = { { "0s", 0 },         { "1ms", 1 },     { "500ms", 500 },
+                 { "10s", 10000 },    { "2m", 120000 }, { "1h", 3600000 },
+                 { "7d", 604800000 }, { "007s", 7000 }, { "106751d", INT64_C(9223286400000) } };
+    static const char *const bad[] = { "",
+                                       "10",
+                                       "s",
+                                       "10 s",
+                                       " 10s",
+                                       "10s ",
+                                       "-5s",
+                                       "+5s",
+                                       "1.5s",
+                                       "1e3s",
+                                       "10S",
+                                       "10sec",
+                                       "1h30m",
+                                       "10us",
+                                       "0x1s",
+                                       "ten",
+                                       "1e18s",
+                                       "1000000000000000000s",
+                                       "9223372036854775808ms",
+                                       "99999999999999999999999999d",
+                                       "106752d",
+                                       "\n1s" };
     int64_t ms;
 
     (void)state;
@@ -81,7 +99,8 @@ static void integers_modes_and_booleans_from_text(void **state)
 
 static void reals_from_text(void **state)
 {
-    static const char *const bad[] = { "", ".", "-", "e5", "1,5", "1.5.2", "inf", "nan", "0x10", "1e", "1e999", "1 ", "--1" };
+    static const char *const bad[] = { "",    ".",    "-",  "e5",    "1,5", "1.5.2", "inf",
+                                       "nan", "0x10", "1e", "1e999", "1 ",  "--1" };
     double real;
 
     (void)state;
@@ -115,7 +134,9 @@ static void the_nearest_word_is_suggested_and_a_far_one_is_not(void **state)
     assert_string_equal(nearest("zebra", "path", "mode"), "");
     assert_string_equal(nearest("a", "b", "c"), "");
     assert_string_equal(nearest("", "b", ""), "");
-    assert_string_equal(nearest("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "a", "b"), "");
+    assert_string_equal(nearest("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "a",
+                                "b"),
+                        "");
 }
 
 static void quoted_text_is_short_and_shows_no_control_characters(void **state)
@@ -153,7 +174,9 @@ static belay_settings *settings_of(const belay_setting_spec *keys)
 {
     belay_settings *s = NULL;
 
-    assert_int_equal(belay__settings_new(&s, keys, belay__common_keys, "a thing", "here:1", NULL, NULL), BELAY_OK);
+    assert_int_equal(belay__settings_new(&s, keys, belay__common_keys, "a thing", "here:1", NULL,
+                                         NULL),
+                     BELAY_OK);
     return s;
 }
 
@@ -214,14 +237,17 @@ static void wrong_names_the_place_of_the_key_and_of_the_part_where_it_was_not_wr
 
 static void a_default_that_is_none_is_an_error_not_a_crash(void **state)
 {
-    static const belay_setting_spec keys[] = { { .key = "age", .type = BELAY_SETTING_DURATION, .initial = "soon" }, { 0 } };
+    static const belay_setting_spec keys[] = {
+        { .key = "age", .type = BELAY_SETTING_DURATION, .initial = "soon" }, { 0 }
+    };
     belay_settings *s = settings_of(keys);
     belay_error err = BELAY_ERROR_INIT;
 
     (void)state;
     assert_int_equal(put_text(s, "type", "x", NULL), BELAY_OK);
     assert_int_equal(belay__settings_finish(s, &err), BELAY_CONFIG);
-    assert_string_equal(err.text, "here:1: age: \"soon\" is not a duration: a whole number and a unit (ms, s, m, h, d): \"10s\"");
+    assert_string_equal(err.text, "here:1: age: \"soon\" is not a duration: a whole number and a "
+                                  "unit (ms, s, m, h, d): \"10s\"");
     belay__settings_free(s);
 }
 
@@ -235,7 +261,9 @@ static int asked_for_a_key_that_is_none(void)
     if (pid == 0) {
         belay_settings *s = plain_finished();
         (void)!freopen("/dev/null", "w", stderr);
-        _exit(belay_settings_string(s, "nothing") == NULL && belay_settings_integer(s, "path") == 0 ? 0 : 1);
+        _exit(belay_settings_string(s, "nothing") == NULL && belay_settings_integer(s, "path") == 0
+                  ? 0
+                  : 1);
     }
     assert_int_equal(waitpid(pid, &how, 0), pid);
     return how;
@@ -264,7 +292,8 @@ static belay_status password_of(const char *line, mode_t mode, char out[64], bel
     char text[512];
     belay_status status;
 
-    snprintf(text, sizeof(text), "backends: { a: { type = \"net\"; host = ( \"h\" );\n%s\n}; };\n", line);
+    snprintf(text, sizeof(text), "backends: { a: { type = \"net\"; host = ( \"h\" );\n%s\n}; };\n",
+             line);
     file_write_bytes("c.conf", text, strlen(text), mode);
     out[0] = '\0';
     status = belay__config_load(&config, "c.conf", &fake_registry, NULL, err);
@@ -326,9 +355,10 @@ static void a_secret_comes_from_the_key_a_file_the_environment_or_a_credential(v
 static void a_secret_given_in_two_ways_is_refused(void **state)
 {
     (void)state;
-    password_refused("password = \"a\";\npassword_env = \"HOME\";", 0600, BELAY_CONFIG,
-                     "c.conf:3: password_env: the secret was given before (c.conf:2); give one of password, "
-                     "password_file, password_env, password_credential");
+    password_refused(
+        "password = \"a\";\npassword_env = \"HOME\";", 0600, BELAY_CONFIG,
+        "c.conf:3: password_env: the secret was given before (c.conf:2); give one of password, "
+        "password_file, password_env, password_credential");
 }
 
 static void a_secret_in_a_file_that_others_can_read_is_refused(void **state)
@@ -344,12 +374,17 @@ static void a_secret_in_a_file_that_others_can_read_is_refused(void **state)
     file_write("c.conf", "use = \"net://u:hush@h\";");
     belay_error err = BELAY_ERROR_INIT;
     struct belay__config *config = NULL;
-    assert_int_equal(belay__config_load(&config, "c.conf", &fake_registry, NULL, &err), BELAY_REFUSED);
-    assert_string_equal(err.text, "c.conf:1: holds a password and others can read it: chmod 600 c.conf");
+    assert_int_equal(belay__config_load(&config, "c.conf", &fake_registry, NULL, &err),
+                     BELAY_REFUSED);
+    assert_string_equal(err.text,
+                        "c.conf:1: holds a password and others can read it: chmod 600 c.conf");
     file_write("c.conf", "use = \"nets://u@h?password=hush\";");
-    assert_int_equal(belay__config_load(&config, "c.conf", &fake_registry, NULL, &err), BELAY_REFUSED);
-    file_write("c.conf", "use = \"p\"; backends: { p: { type = \"pair\"; first = \"net://u:hush@h\"; }; };");
-    assert_int_equal(belay__config_load(&config, "c.conf", &fake_registry, NULL, &err), BELAY_REFUSED);
+    assert_int_equal(belay__config_load(&config, "c.conf", &fake_registry, NULL, &err),
+                     BELAY_REFUSED);
+    file_write("c.conf",
+               "use = \"p\"; backends: { p: { type = \"pair\"; first = \"net://u:hush@h\"; }; };");
+    assert_int_equal(belay__config_load(&config, "c.conf", &fake_registry, NULL, &err),
+                     BELAY_REFUSED);
 }
 
 static void what_counts_is_the_file_that_the_secret_stands_in(void **state)
@@ -359,13 +394,17 @@ static void what_counts_is_the_file_that_the_secret_stands_in(void **state)
 
     (void)state;
     file_write_bytes("secret.conf", "\npassword = \"a\";\n", 17, 0600);
-    file_write("c.conf", "backends: { a: { type = \"net\"; host = ( \"h\" );\n@include \"secret.conf\"\n}; };");
+    file_write(
+        "c.conf",
+        "backends: { a: { type = \"net\"; host = ( \"h\" );\n@include \"secret.conf\"\n}; };");
     assert_int_equal(belay__config_load(&config, "c.conf", &fake_registry, NULL, &err), BELAY_OK);
     belay__config_free(config);
     assert_int_equal(chmod("secret.conf", 0644), 0);
     assert_int_equal(chmod("c.conf", 0600), 0);
-    assert_int_equal(belay__config_load(&config, "c.conf", &fake_registry, NULL, &err), BELAY_REFUSED);
-    assert_string_equal(err.text, "secret.conf:2: holds a password and others can read it: chmod 600 secret.conf");
+    assert_int_equal(belay__config_load(&config, "c.conf", &fake_registry, NULL, &err),
+                     BELAY_REFUSED);
+    assert_string_equal(
+        err.text, "secret.conf:2: holds a password and others can read it: chmod 600 secret.conf");
 }
 
 static void a_secret_that_cannot_be_had_is_an_error_that_names_where(void **state)
@@ -374,22 +413,26 @@ static void a_secret_that_cannot_be_had_is_an_error_that_names_where(void **stat
 
     (void)state;
     unsetenv("TEST_PASSWORD");
-    password_refused("password_env = \"TEST_PASSWORD\";", 0644, BELAY_CONFIG,
-                     "c.conf:2: password_env: the environment variable \"TEST_PASSWORD\" is not set");
+    password_refused(
+        "password_env = \"TEST_PASSWORD\";", 0644, BELAY_CONFIG,
+        "c.conf:2: password_env: the environment variable \"TEST_PASSWORD\" is not set");
     setenv("TEST_PASSWORD", "", 1);
     password_refused("password_env = \"TEST_PASSWORD\";", 0644, BELAY_CONFIG,
                      "c.conf:2: password_env: the environment variable \"TEST_PASSWORD\" is empty");
     password_refused("password_file = \"pw\";", 0644, BELAY_CONFIG,
                      "c.conf:2: password_file: \"pw\" is not an absolute path");
-    password_refused("password = 5;", 0644, BELAY_CONFIG, "c.conf:2: password: a string is wanted, in quotes");
+    password_refused("password = 5;", 0644, BELAY_CONFIG,
+                     "c.conf:2: password: a string is wanted, in quotes");
     password_refused("password = \"\";", 0644, BELAY_CONFIG, "c.conf:2: password: is empty");
     password_refused("password_credential = \"../x\";", 0644, BELAY_CONFIG,
                      "c.conf:2: password_credential: \"../x\" is not a credential's name");
     unsetenv("CREDENTIALS_DIRECTORY");
     password_refused("password_credential = \"x\";", 0644, BELAY_CONFIG,
-                     "c.conf:2: password_credential: CREDENTIALS_DIRECTORY is not set: systemd sets it where the "
+                     "c.conf:2: password_credential: CREDENTIALS_DIRECTORY is not set: systemd "
+                     "sets it where the "
                      "unit has LoadCredential=");
-    snprintf(message, sizeof(message), "c.conf:2: %s/absent: No such file or directory", fake_folder);
+    snprintf(message, sizeof(message), "c.conf:2: %s/absent: No such file or directory",
+             fake_folder);
     password_refused(file_line("absent"), 0644, BELAY_CONFIG, message);
     file_write("none", "\n");
     snprintf(message, sizeof(message), "c.conf:2: password_file: %s/none is empty", fake_folder);
@@ -399,10 +442,12 @@ static void a_secret_that_cannot_be_had_is_an_error_that_names_where(void **stat
     snprintf(message, sizeof(message), "c.conf:2: %s/big: is too large", fake_folder);
     password_refused(file_line("big"), 0644, BELAY_CONFIG, message);
     file_write_bytes("nul", "a\0b", 3, 0600);
-    snprintf(message, sizeof(message), "c.conf:2: password_file: %s/nul has a NUL byte in it", fake_folder);
+    snprintf(message, sizeof(message), "c.conf:2: password_file: %s/nul has a NUL byte in it",
+             fake_folder);
     password_refused(file_line("nul"), 0644, BELAY_CONFIG, message);
     assert_int_equal(mkfifo("pipe", 0600), 0);
-    snprintf(message, sizeof(message), "c.conf:2: %s/pipe: is a pipe, not a regular file", fake_folder);
+    snprintf(message, sizeof(message), "c.conf:2: %s/pipe: is a pipe, not a regular file",
+             fake_folder);
     password_refused(file_line("pipe"), 0644, BELAY_CONFIG, message);
 }
 

@@ -30,7 +30,8 @@ static void a_url_is_taken_apart_and_decoded(void **state)
     struct belay__url url;
 
     (void)state;
-    parsed(&url, "redis+x://us%65r:p%40%3Ass@10.0.0.1:6379,[::1]:7000,name/a%20b/0?timeout=200ms&prefix=x%3a");
+    parsed(&url, "redis+x://us%65r:p%40%3Ass@10.0.0.1:6379,[::1]:7000,name/a%20b/"
+                 "0?timeout=200ms&prefix=x%3a");
     assert_string_equal(url.scheme, "redis+x");
     assert_true(url.authority);
     assert_string_equal(url.user, "user");
@@ -95,7 +96,8 @@ static void a_broken_url_is_refused_with_the_reason(void **state)
     (void)state;
     wrong("a://h:0", "a://h:0: a port is not between 1 and 65535");
     wrong("a://h:65536", "a://h:65536: a port is not between 1 and 65535");
-    wrong("a://h:99999999999999999999", "a://h:99999999999999999999: a port is not between 1 and 65535");
+    wrong("a://h:99999999999999999999",
+          "a://h:99999999999999999999: a port is not between 1 and 65535");
     wrong("a://h:", "a://h:: a port is not between 1 and 65535");
     wrong("a://h:6x", "a://h:6x: a port is not a number; an IPv6 address stands in [ ]");
     wrong("a://::1", "a://::1: a host is empty");
@@ -103,8 +105,10 @@ static void a_broken_url_is_refused_with_the_reason(void **state)
     wrong("a://[]", "a://[]: a host is empty");
     wrong("a://[::1", "a://[::1: a '[' of an IPv6 address is not closed");
     wrong("a://[::1]6", "a://[::1]6: a port stands behind a ':'");
-    wrong("a:%4", "a:%4: a '%' is not followed by two hexadecimal digits; a '%' itself is written %25");
-    wrong("a:%zz", "a:%zz: a '%' is not followed by two hexadecimal digits; a '%' itself is written %25");
+    wrong("a:%4",
+          "a:%4: a '%' is not followed by two hexadecimal digits; a '%' itself is written %25");
+    wrong("a:%zz",
+          "a:%zz: a '%' is not followed by two hexadecimal digits; a '%' itself is written %25");
     wrong("a:x%00", "a:x%00: has a NUL byte (%00) in it");
     wrong("a:b c", "a:b c: a space or control character is written %XX in a URL");
     wrong("a:b#c", "a:b#c: a '#' is written %23 in a URL");
@@ -152,16 +156,22 @@ static void passwords_are_masked_also_where_the_url_is_broken(void **state)
 
 static void no_message_shows_a_password(void **state)
 {
-    static const char *const urls[] = { "redis://u:hush@h", "net://hush@bad", "plain://u:hush@h/x",
-                                        "nets://u:hush@h?nothing=1", "nets://u:hush@h:x?password=hush",
-                                        "nets://u:hush@h%", "net://u:hush@bad", "pair:nets://u:hush@h:0%25" };
+    static const char *const urls[] = { "redis://u:hush@h",
+                                        "net://hush@bad",
+                                        "plain://u:hush@h/x",
+                                        "nets://u:hush@h?nothing=1",
+                                        "nets://u:hush@h:x?password=hush",
+                                        "nets://u:hush@h%",
+                                        "net://u:hush@bad",
+                                        "pair:nets://u:hush@h:0%25" };
     struct belay__config *config = NULL;
 
     (void)state;
     for (size_t i = 0; i < sizeof(urls) / sizeof(urls[0]); i++) {
         belay_error err = BELAY_ERROR_INIT;
         if (i == 1) continue; /* its user is no password */
-        assert_int_equal(belay__config_load(&config, urls[i], &fake_registry, NULL, &err), BELAY_CONFIG);
+        assert_int_equal(belay__config_load(&config, urls[i], &fake_registry, NULL, &err),
+                         BELAY_CONFIG);
         assert_non_null(strchr(err.text, ':'));
         assert_null(strstr(err.text, "hush"));
         assert_null(strstr(err.node, "hush"));
@@ -170,31 +180,16 @@ static void no_message_shows_a_password(void **state)
 
 /* ------------------------------------------------------------------ a configuration */
 
-static struct belay__config *loaded(const char *where)
+static void refused_url(const char *url, const char *message)
 {
-    struct belay__config *config = NULL;
-    belay_error err = BELAY_ERROR_INIT;
-    belay_status status = belay__config_load(&config, where, &fake_registry, NULL, &err);
-
-    if (status != BELAY_OK) print_error("%s\n", err.text);
-    assert_int_equal(status, BELAY_OK);
-    return config;
-}
-
-static void refused(const char *where, const char *message)
-{
-    struct belay__config *config = NULL;
-    belay_error err = BELAY_ERROR_INIT;
-
-    assert_int_equal(belay__config_load(&config, where, &fake_registry, NULL, &err), BELAY_CONFIG);
-    assert_null(config);
-    assert_string_equal(err.text, message);
+    refused_where(url, BELAY_CONFIG, message);
 }
 
 static void a_url_is_a_whole_configuration(void **state)
 {
-    struct belay__config *config = loaded("plain:///var/x.db?size=7&timeout=200ms&prefix=x:&ttl=1m&wait=try&keep=false"
-                                          "&fencing=false&tls.ca=/c&nodes=a&nodes=b,c&ratio=2e-1&mode=644&sync=false");
+    struct belay__config *config =
+        loaded("plain:///var/x.db?size=7&timeout=200ms&prefix=x:&ttl=1m&wait=try&keep=false"
+               "&fencing=false&tls.ca=/c&nodes=a&nodes=b,c&ratio=2e-1&mode=644&sync=false");
     const belay_settings *s = config->backends[0].settings;
 
     (void)state;
@@ -218,38 +213,54 @@ static void a_url_is_a_whole_configuration(void **state)
 static void values_of_a_url_are_checked_like_those_of_a_file(void **state)
 {
     (void)state;
-    refused("plain:?size=65", "plain:?size=65: size: \"65\" is out of range: from 1 to 64");
-    refused("plain:?size=010", "plain:?size=010: size: \"010\" begins with a zero; write it without");
-    refused("plain:?size=1x", "plain:?size=1x: size: \"1x\" is not a whole number");
-    refused("plain:?size=99999999999999999999",
-            "plain:?size=99999999999999999999: size: \"99999999999999999999\" is too large for a number");
-    refused("plain:?ratio=0x1p3", "plain:?ratio=0x1p3: ratio: \"0x1p3\" is not a number");
-    refused("plain:?ratio=nan", "plain:?ratio=nan: ratio: \"nan\" is not a number");
-    refused("plain:?sync=yes", "plain:?sync=yes: sync: \"yes\" is neither true nor false");
-    refused("plain:?ttl=10", "plain:?ttl=10: ttl: \"10\" has no unit (ms, s, m, h, d): \"10s\"");
-    refused("plain:?ttl=", "plain:?ttl=: ttl: \"\" is not a duration: a whole number and a unit (ms, s, m, h, d): \"10s\"");
-    refused("plain:?size=1&size=2", "plain:?size=1&size=2: size: is given twice");
-    refused("plain:x?path=y", "plain:x?path=y: path: is given twice");
-    refused("plain:?siez=1", "plain:?siez=1: a backend of type \"plain\" has no key \"siez\"; did you mean \"size\"?");
-    refused("plain:?prefx=1", "plain:?prefx=1: a backend of type \"plain\" has no key \"prefx\"; did you mean \"prefix\"?");
-    refused("plain:?type=net", "plain:?type=net: type: is given twice");
-    refused("plain:?outage=1s", "plain:?outage=1s: a backend of type \"plain\" has no key \"outage\"");
-    refused("plain:?tls=1", "plain:?tls=1: tls: is a group: tls.KEY=VALUE");
+    refused_url("plain:?size=65", "plain:?size=65: size: \"65\" is out of range: from 1 to 64");
+    refused_url("plain:?size=010",
+                "plain:?size=010: size: \"010\" begins with a zero; write it without");
+    refused_url("plain:?size=1x", "plain:?size=1x: size: \"1x\" is not a whole number");
+    refused_url(
+        "plain:?size=99999999999999999999",
+        "plain:?size=99999999999999999999: size: \"99999999999999999999\" is too large for a "
+        "number");
+    refused_url("plain:?ratio=0x1p3", "plain:?ratio=0x1p3: ratio: \"0x1p3\" is not a number");
+    refused_url("plain:?ratio=nan", "plain:?ratio=nan: ratio: \"nan\" is not a number");
+    refused_url("plain:?sync=yes", "plain:?sync=yes: sync: \"yes\" is neither true nor false");
+    refused_url("plain:?ttl=10",
+                "plain:?ttl=10: ttl: \"10\" has no unit (ms, s, m, h, d): \"10s\"");
+    refused_url("plain:?ttl=",
+                "plain:?ttl=: ttl: \"\" is not a duration: a whole number and a unit "
+                "(ms, s, m, h, d): \"10s\"");
+    refused_url("plain:?size=1&size=2", "plain:?size=1&size=2: size: is given twice");
+    refused_url("plain:x?path=y", "plain:x?path=y: path: is given twice");
+    refused_url(
+        "plain:?siez=1",
+        "plain:?siez=1: a backend of type \"plain\" has no key \"siez\"; did you mean \"size\"?");
+    refused_url("plain:?prefx=1",
+                "plain:?prefx=1: a backend of type \"plain\" has no key \"prefx\"; "
+                "did you mean \"prefix\"?");
+    refused_url("plain:?type=net", "plain:?type=net: type: is given twice");
+    refused_url("plain:?outage=1s",
+                "plain:?outage=1s: a backend of type \"plain\" has no key \"outage\"");
+    refused_url("plain:?tls=1", "plain:?tls=1: tls: is a group: tls.KEY=VALUE");
 }
 
 static void a_url_with_a_host_where_none_is_wanted_is_refused(void **state)
 {
     (void)state;
-    refused("plain://var/x.db",
-            "plain://var/x.db: has a host, and plain: takes none; a path has three slashes: plain:///path");
+    refused_url("plain://var/x.db",
+                "plain://var/x.db: has a host, and plain: takes none; a path has "
+                "three slashes: plain:///path");
 }
 
 static void an_unknown_scheme_is_refused_with_a_suggestion(void **state)
 {
     (void)state;
-    refused("sqlit:///x", "sqlit:///x: there is no URL scheme \"sqlit\"; did you mean \"sqlite\"? (known: plain:, pair:, "
-                          "net:, nets:, sqlite:)");
-    refused("http://u:pw@x/", "http://u:***@x/: there is no URL scheme \"http\" (known: plain:, pair:, net:, nets:, sqlite:)");
+    refused_url("sqlit:///x",
+                "sqlit:///x: there is no URL scheme \"sqlit\"; did you mean \"sqlite\"? "
+                "(known: plain:, pair:, "
+                "net:, nets:, sqlite:)");
+    refused_url("http://u:pw@x/",
+                "http://u:***@x/: there is no URL scheme \"http\" (known: plain:, "
+                "pair:, net:, nets:, sqlite:)");
 }
 
 static void a_table_may_read_its_urls_itself(void **state)
@@ -267,8 +278,9 @@ static void a_table_may_read_its_urls_itself(void **state)
     assert_int_equal(belay_settings_wrong(s, "host", &err, "is %s", "odd"), BELAY_CONFIG);
     assert_string_equal(err.text, "nets://x@there?password=***&ttl=1s: host: is odd");
     belay__config_free(config);
-    refused("nets:there", "nets:there: nets:there has no @");
-    refused("nets://x:hush@bad", "nets://x:***@bad: is not a valid URL for a backend of type \"net\"");
+    refused_url("nets:there", "nets:there: nets:there has no @");
+    refused_url("nets://x:hush@bad",
+                "nets://x:***@bad: is not a valid URL for a backend of type \"net\"");
 }
 
 static void a_url_may_hold_a_url(void **state)
@@ -282,7 +294,7 @@ static void a_url_may_hold_a_url(void **state)
     assert_int_equal(belay_settings_integer(config->backends[0].settings, "size"), 9);
     assert_string_equal(config->backends[1].name, "nets://a@b");
     belay__config_free(config);
-    refused("pair:there", "pair:there: first: there is no backend \"there\"");
+    refused_url("pair:there", "pair:there: first: there is no backend \"there\"");
 }
 
 static void every_failing_allocation_is_a_clean_nomem(void **state)
@@ -295,8 +307,8 @@ static void every_failing_allocation_is_a_clean_nomem(void **state)
     (void)state;
     for (n = 0; status == BELAY_NOMEM; n++) {
         struct poor_world poor = POOR_WORLD(n);
-        status = belay__config_load(&config, "pair:nets://u:p@b?rest=plain:x&prefix=y&timeout=1s", &fake_registry,
-                                    &poor.base, &err);
+        status = belay__config_load(&config, "pair:nets://u:p@b?rest=plain:x&prefix=y&timeout=1s",
+                                    &fake_registry, &poor.base, &err);
         assert_true(status == BELAY_OK || (err.status == BELAY_NOMEM && config == NULL));
         assert_true(n < 1000);
     }
