@@ -77,6 +77,14 @@ void belay__acquire_end(belay_request *request, belay_status with)
     finish(request, with);
 }
 
+/* The call does not return at once: its cancel is watched from now on. May end the request. */
+static void cancel_watch(belay_request *request)
+{
+    if (request->cancel == NULL || request->cancel_watch != NULL) return;
+    if (belay__cancel_watch(request) != BELAY_OK)
+        belay__request_end(request, BELAY_NOMEM, "no memory to watch the cancel object");
+}
+
 /* ------------------------------------------------------------------ an attempt */
 
 static void attempt_settled(belay_op *op, belay_status status);
@@ -101,7 +109,9 @@ static void attempt(belay_request *request)
     if (op->settle_by_ns > request->wait_until_ns) op->settle_by_ns = request->wait_until_ns;
     belay__op_begin(op, now);
     /* Others of this client line up behind an attempt that is under way. */
-    if (belay__op_pending(op) && !request->try_once) belay__names_join(request);
+    if (!belay__op_pending(op)) return;
+    if (!request->try_once) belay__names_join(request);
+    cancel_watch(request);
 }
 
 static void attempt_deferred(belay_task *task)
@@ -136,17 +146,16 @@ static void sleep_as(belay_request *request, belay_status status, int64_t now, i
     if (!is_head(request)) {
         request->phase = BELAY__PHASE_QUEUED;
         sleep_until(request, INT64_MAX);
-        return;
-    }
-    request->phase = BELAY__PHASE_SLEEP;
-    if (request->woken && !request->woken_twice) {
+    } else if (request->woken && !request->woken_twice) {
+        request->phase = BELAY__PHASE_SLEEP;
         request->woken_twice = true; /* a backend that wakes in every attempt must not spin */
         belay__loop_defer(&request->client->loop, &request->attempt);
-        return;
+    } else {
+        request->phase = BELAY__PHASE_SLEEP;
+        sleep_until(request, request->woken ? now + BELAY__MS : until_ns);
+        request->woken_twice = false;
     }
-    if (request->woken) until_ns = now + BELAY__MS;
-    request->woken_twice = false;
-    sleep_until(request, until_ns);
+    cancel_watch(request);
 }
 
 static void refused(belay_request *request, belay_status status)
@@ -289,17 +298,13 @@ void belay__acquire_begin(belay_request *request)
         snprintf(request->error.text, sizeof request->error.text,
                  "others of this client wait for the lock already");
         finish(request, BELAY_HELD);
-        return;
     } else {
         belay__names_join(request);
         request->phase = BELAY__PHASE_QUEUED;
         request->was_held = true;
         sleep_until(request, INT64_MAX);
+        cancel_watch(request);
     }
-    /* From here on it may be ended from outside. */
-    if (request->cancel != NULL && (belay__op_pending(op) || request->phase != BELAY__PHASE_ATTEMPT) &&
-        belay__cancel_watch(request) != BELAY_OK)
-        belay__request_end(request, BELAY_NOMEM, "no memory to watch the cancel object");
 }
 
 void belay__acquire_released(belay *client, const char *key, size_t length)
