@@ -7,7 +7,7 @@ enum {
     LOCKED = BELAY__MONITOR_LOCKED,
     WAKING = BELAY__MONITOR_WAKING,
     SLEEPER = BELAY__MONITOR_SLEEPER,
-    SPINS = 30
+    SPINS = 8
 };
 
 static void pause_times(int times)
@@ -46,7 +46,7 @@ void belay__monitor_lock_slow(struct belay__monitor *monitor)
                                                       memory_order_acquire, memory_order_relaxed))
                 return;
         } else if (spins < SPINS) {
-            pause_times(++spins);
+            pause_times(4 << spins++);
             word = atomic_load_explicit(&monitor->word, memory_order_relaxed);
         } else if (atomic_compare_exchange_weak_explicit(&monitor->word, &word,
                                                          (word + SLEEPER) & keep,
