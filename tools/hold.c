@@ -154,7 +154,7 @@ static void watch_signals(struct watch *watch)
 {
     struct run *run = watch->run;
     int signal;
-    while ((signal = signals_next(&run->signals)) != 0 && !run->child.ended) {
+    while (!run->child.ended && (signal = signals_next(&run->signals)) != 0) {
         if (signal == SIGCONT) {
             watch_continued(watch);
         } else if (signal == SIGCHLD) {
