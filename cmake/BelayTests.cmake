@@ -5,6 +5,7 @@
 #   tests/contract/*_test.c   the conformance suite on each backend, built the same way
 #   tests/cli/*.sh            the built `belay`, from the outside
 #   tests/house/*.sh, *_test.py   include rules, exports, packaging
+#   tests/fuzz/*_fuzz.c       libFuzzer targets, on their corpus
 #   tests/headers, docs       every public header alone; every snippet of every page
 #
 # Other .c files in tests/unit are helpers, linked into every unit test.
@@ -75,6 +76,21 @@ foreach(label unit contract)
     endforeach()
 endforeach()
 
+# tests/fuzz/NAME_fuzz.c is a libFuzzer target; here it is given what NAME_corpus/ has collected.
+file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/fuzz/*_fuzz.c)
+foreach(source IN LISTS sources)
+    cmake_path(GET source STEM stem)
+    string(REGEX REPLACE "_fuzz$" "" name ${stem})
+    file(GLOB corpus CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/fuzz/${name}_corpus/*)
+    add_executable(fuzz_${name} ${source} ${PROJECT_SOURCE_DIR}/cmake/fuzz_replay.c)
+    target_include_directories(fuzz_${name} PRIVATE ${PROJECT_SOURCE_DIR})
+    target_compile_definitions(fuzz_${name} PRIVATE ${BELAY_LINUX} BELAY_VERSION="${PROJECT_VERSION}")
+    target_link_libraries(fuzz_${name} PRIVATE belay_static ${BELAY_LINK_PRIVATE})
+    set_target_properties(fuzz_${name} PROPERTIES
+                          RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
+    belay_test(fuzz/${name} fuzz fuzz_${name} ${corpus})
+endforeach()
+
 function(belay_script_tests label)   # *.sh and *_test.py; not lib*, common*
     file(GLOB scripts CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/${label}/*.sh
          ${PROJECT_SOURCE_DIR}/tests/${label}/*_test.py)
@@ -119,7 +135,8 @@ if(NOT BELAY_SANITIZE)
     file(GLOB pages CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/README.md
          ${PROJECT_SOURCE_DIR}/CONTRIBUTING.md ${PROJECT_SOURCE_DIR}/docs/*.md)
     foreach(page IN LISTS pages)
-        cmake_path(RELATIVE_PATH page BASE_DIRECTORY ${PROJECT_SOURCE_DIR} OUTPUT_VARIABLE name)
-        belay_test(docs/${name} docs python3 ${PROJECT_SOURCE_DIR}/tests/docs/run.py ${name})
+        cmake_path(RELATIVE_PATH page BASE_DIRECTORY ${PROJECT_SOURCE_DIR} OUTPUT_VARIABLE path)
+        string(REGEX REPLACE "^docs/" "" name ${path})
+        belay_test(docs/${name} docs python3 ${PROJECT_SOURCE_DIR}/tests/docs/run.py ${path})
     endforeach()
 endif()
