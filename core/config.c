@@ -126,9 +126,12 @@ static belay_status top_hand_over(struct reader *r)
 {
     struct belay__config *config = r->config;
     const belay_settings *top = r->top;
+    const char *prefix = belay_settings_string(top, "prefix");
+    const char *log_to = belay_settings_string(top, "log.to");
 
-    config->prefix = belay__strdup(r->world, belay_settings_string(top, "prefix"));
-    config->log_to = belay__strdup(r->world, belay_settings_string(top, "log.to"));
+    if (prefix == NULL || log_to == NULL) return no_memory(r); /* both have defaults */
+    config->prefix = belay__strdup(r->world, prefix);
+    config->log_to = belay__strdup(r->world, log_to);
     if (config->prefix == NULL || config->log_to == NULL) return no_memory(r);
     config->ttl_ms = (uint32_t)belay_settings_duration_ms(top, "ttl");
     config->wait_ms = belay_settings_duration_ms(top, "wait");

@@ -213,9 +213,10 @@ belay_status belay__defs_url(struct belay__defs *defs, const char *text, const c
     status = belay__url_parse(&url, text, at, defs->world, defs->err);
     if (status == BELAY_OK && exposed && at != NULL && url_has_secret(&url, ops))
         status = belay__exposed(at, defs->err);
-    if (status == BELAY_OK && (name = belay__url_masked(url.bare, defs->world)) == NULL)
-        status = no_memory(defs);
-    if (status == BELAY_OK) status = belay__defs_add(defs, name, ops, place, index);
+    if (status == BELAY_OK) {
+        name = belay__url_masked(url.bare, defs->world);
+        status = name != NULL ? belay__defs_add(defs, name, ops, place, index) : no_memory(defs);
+    }
     if (status == BELAY_OK) {
         struct belay__def *def = &defs->list[*index];
         def->url = belay__strdup(defs->world, text);
@@ -279,7 +280,7 @@ static belay_status cycle_wrong(struct belay__defs *defs, const size_t *path, si
     char text[160] = "";
     size_t used = 0, from = 0;
 
-    while (path[from] != again) from++;
+    while (from + 1 < length && path[from] != again) from++;
     for (size_t i = from; i <= length && used < sizeof(text); i++) {
         const char *name = defs->list[i < length ? path[i] : again].name;
         used += (size_t)snprintf(text + used, sizeof(text) - used, "%s%.40s",

@@ -404,30 +404,51 @@ static belay_status file_add(struct belay__text *t, const char *path,
     return BELAY_OK;
 }
 
-/* `from` includes it; NULL: it is the first. */
-static belay_status file_take(struct belay__text *t, const char *path, const struct source *from)
+/* Whether another file may be included from there. */
+static belay_status include_room(struct belay__text *t, const struct source *from)
 {
-    struct source s = { .depth = from != NULL ? from->depth + 1 : 0, .line_begins = true };
-    char at[BELAY__AT];
-    struct belay__file file;
-    belay_status status;
-
-    if (from != NULL) belay__at(at, t->files[from->where.file].path, from->where.line);
-    if (s.depth > INCLUDE_DEPTH)
+    if (from->depth >= INCLUDE_DEPTH)
         return belay__text_wrong(t, from->where, "includes are more than %d deep", INCLUDE_DEPTH);
     if (t->file_count >= INCLUDE_FILES)
         return belay__text_wrong(t, from->where, "more than %d files are included", INCLUDE_FILES);
+    return BELAY_OK;
+}
+
+/* Whether this file is not one of those that led to it. */
+static belay_status include_new(struct belay__text *t, const struct source *from,
+                                const struct belay__file *file)
+{
+    char at[BELAY__AT];
+
+    for (size_t i = 0; i < t->file_count; i++) {
+        const struct belay__text_file *other = &t->files[i];
+        if (!other->open || other->dev != file->dev || other->ino != file->ino) continue;
+        if (i == from->where.file)
+            return belay__text_wrong(t, from->where, "the file includes itself");
+        return belay__text_wrong(t, from->where, "the include leads back to %s",
+                                 belay__at(at, other->path, 0));
+    }
+    return BELAY_OK;
+}
+
+/* `from` includes it; NULL: it is the first. */
+static belay_status file_take(struct belay__text *t, const char *path, const struct source *from)
+{
+    struct source s = { .line_begins = true };
+    belay_status status = BELAY_OK;
+    struct belay__file file;
+    char at[BELAY__AT];
+
+    if (from != NULL) {
+        s.depth = from->depth + 1;
+        belay__at(at, t->files[from->where.file].path, from->where.line);
+        status = include_room(t, from);
+    }
+    if (status != BELAY_OK) return status;
     status =
         belay__file_read(&file, path, BELAY__FILE_MAX, from != NULL ? at : NULL, t->world, t->err);
     if (status != BELAY_OK) return status;
-    for (size_t i = 0; i < t->file_count && status == BELAY_OK; i++) {
-        const struct belay__text_file *other = &t->files[i];
-        if (!other->open || other->dev != file.dev || other->ino != file.ino) continue;
-        status = i == from->where.file
-                     ? belay__text_wrong(t, from->where, "the file includes itself")
-                     : belay__text_wrong(t, from->where, "the include leads back to %s",
-                                         belay__at(at, other->path, 0));
-    }
+    if (from != NULL) status = include_new(t, from, &file);
     if (status == BELAY_OK) status = file_add(t, path, &file, &s.where.file);
     if (status == BELAY_OK) {
         s.where.line = 1;

@@ -226,14 +226,14 @@ void belay__describe(const struct belay__registry *registry, const char *type,
 {
     belay_setting_spec timeout[2] = { belay__common_keys[1], { 0 } };
     char initial[BELAY__DURATION];
-    const belay_backend_ops *ops;
+    const belay_backend_ops *ops = NULL;
     int width;
 
     if (type == NULL) {
         describe_types(registry, each, arg);
         return;
     }
-    if (belay__registry_find(registry, type, &ops, NULL) != BELAY_OK) return;
+    if (belay__registry_find(registry, type, &ops, NULL) != BELAY_OK || ops == NULL) return;
     timeout[0].initial =
         belay__duration_show(initial, ops->timeout_ms != 0 ? ops->timeout_ms : 500);
     width = belay__settings_width(ops->settings);
