@@ -65,16 +65,22 @@ void client_label(const struct args *args, const char *what, char label[BELAY_LA
     label[keep] = '\0';
 }
 
-bool output_is_fine(void)
+int output_flush(void)
 {
-    return fflush(stdout) == 0 && !ferror(stdout);
+    errno = 0;
+    if (fflush(stdout) == 0 && !ferror(stdout)) return 0;
+    return errno != 0 ? errno : EIO;
+}
+
+int output_failed(int why)
+{
+    if (why == EPIPE) signals_die(SIGPIPE);
+    say(NULL, "standard output: %s", strerror(why));
+    return EXIT_INTERNAL;
 }
 
 int output_end(int status)
 {
-    errno = 0;
-    if (output_is_fine()) return status;
-    if (errno == EPIPE) signals_die(SIGPIPE);
-    say(NULL, "standard output: %s", errno ? strerror(errno) : "could not be written");
-    return EXIT_INTERNAL;
+    int why = output_flush();
+    return why == 0 ? status : output_failed(why);
 }

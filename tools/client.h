@@ -13,10 +13,11 @@ belay *client_open(const struct args *args, int *status);
 /* What others are shown as the holder: --label, or "USER@HOST: WHAT". */
 void client_label(const struct args *args, const char *what, char label[BELAY_LABEL_MAX + 1]);
 
-/* Flushes standard output. `status`, or EXIT_INTERNAL when it could not be written: then it is
- * said, or we end as a pipe's writer does when nobody reads. */
+/* Flushes standard output: 0, or the errno that says why it could not be written. */
+int output_flush(void);
+/* Says so, or ends us as a pipe's writer ends when nobody reads; the status to exit with. */
+int output_failed(int why);
+/* Flushes. `status`, or what output_failed returns. */
 int output_end(int status);
-/* Is everything written so far out? */
-bool output_is_fine(void);
 
 #endif

@@ -65,12 +65,13 @@ static int try_with(belay *client, const struct args *args, uint32_t ttl_ms)
     if (args->json) print_grant(lock);
     else printf("%s\n", belay_lock_owner(lock));
     /* A lock whose owner id reached nobody could be released by nobody. */
-    if (output_is_fine()) {
+    int why = output_flush();
+    if (why == 0) {
         belay_forget(lock);
         return EXIT_DONE;
     }
     (void)belay_release(lock, NULL);
-    return EXIT_INTERNAL;
+    return output_failed(why);
 }
 
 int verb_try(const struct args *args)
@@ -83,7 +84,7 @@ int verb_try(const struct args *args)
     if (client == NULL) return status;
     status = try_with(client, args, ttl_ms);
     belay_close(client);
-    return output_end(status);
+    return status;
 }
 
 static belay_lock *adopt(belay *client, const struct args *args, int *status)

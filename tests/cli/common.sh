@@ -49,7 +49,7 @@ ended() {
 }
 
 # json FILE EXPRESSION: prints a Python expression about the document `d`.
-json() { python3 -c 'import json, sys; d = json.load(open(sys.argv[1])); print(eval(sys.argv[2]))' "$@"; }
+json() { python3 -c 'import json, sys; d = json.load(open(sys.argv[1])); print(eval("(" + sys.argv[2] + ")"))' "$@"; }
 
 # The file is locked for all others until the process ($blocker) is killed; nothing can be extended.
 block_file() {
@@ -78,7 +78,7 @@ run_one() {
         export HOME=$dir
         unset BELAY_CONFIG BELAY_LOCK BELAY_TOKEN BELAY_SCOPE BELAY_DEGRADED
         cd "$dir" || exit 1
-        trap 'jobs -p | xargs -r kill -9 2>/dev/null' EXIT
+        trap 'exec 2>/dev/null; jobs -p | xargs -r kill -9; wait' EXIT
         "$test_name"
         printf 'ok %s\n' "${test_name#t_}"
     ) </dev/null || failures=$((failures + 1))

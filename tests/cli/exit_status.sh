@@ -129,11 +129,12 @@ t_a_scope_that_the_backend_never_gives_is_77() {
     [ ! -e ran ] || fail "the command ran"
 }
 
-t_a_symlinked_file_is_77() {
+t_a_symlinked_file_is_78() {
     status 0 belay run x -- true
     mv locks.db real.db
     ln -s real.db locks.db
-    status 77 belay run x -- touch ran
+    status 78 belay run x -- touch ran
+    err_has 'locks.db: .*symbolic link'
     [ ! -e ran ] || fail "the command ran"
 }
 

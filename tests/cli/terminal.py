@@ -223,7 +223,7 @@ def test_after_fg_a_lost_lock_ends_the_command(s):
     s.expect("the lock is lost")
     s.expect("ready> ")
     s.run("(exit $?)", 79)
-    if "alive" in s.seen:
+    if "\r\nalive" in s.seen:
         raise Failure("the command went on")
 
 
