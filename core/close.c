@@ -74,6 +74,22 @@ static void requests_end(belay *client)
     }
 }
 
+static void released_here(belay_op *op, belay_status status)
+{
+    belay__request_finish(belay_container_of(op, belay_request, op), status);
+}
+
+/* Memory is too short for a debt: this thread releases it itself, and waits. The monitor is let go meanwhile. */
+static void release_here(belay *client, belay_lock *lock)
+{
+    belay_request request;
+    belay__request_init(&request, client);
+    belay__lock_op(lock, &request.op, BELAY_VERB_RELEASE, 0, released_here);
+    belay__request_begin_op(&request, belay__loop_now(&client->loop));
+    (void)belay__request_wait(&request, NULL);
+    belay__loop_enter(&client->loop);
+}
+
 /* Every handle's lock ends; the handles stay their owners'. */
 static void locks_end(belay *client, belay_link *handles)
 {
@@ -89,7 +105,9 @@ static void locks_end(belay *client, belay_link *handles)
         belay__keeper_stop(lock);
         belay__call_withdraw(&client->loop, &lock->call);
         int64_t until = belay__loop_now(&client->loop) + (int64_t)lock->ttl_ms * BELAY__MS;
-        if (!ours || !belay__debt_begin(lock, until)) belay__lock_unref(lock);
+        if (ours && belay__debt_begin(lock, until)) continue;
+        if (ours) release_here(client, lock);
+        belay__lock_unref(lock);
     }
 }
 
@@ -104,12 +122,9 @@ static bool wait_for_the_rest(belay *client)
     belay__loop_unwind(loop);
     belay__close_check(client);
     if (client->closer != NULL) {
-        bool turned = loop->turns_clock;
-        loop->turns_clock = true; /* a fake world's time would stand still */
         belay__timer_arm(loop, &closer.timer, belay__loop_now(loop) + OWES_CHECK_MS * BELAY__MS);
         belay__loop_wait(loop, &closer.waiter);
         belay__loop_enter(loop);
-        loop->turns_clock = turned;
     }
     belay__timer_disarm(loop, &closer.timer);
     return !closer.given_up;
@@ -130,6 +145,7 @@ static void close_now(belay *client)
     belay_link handles;
     belay_links_init(&handles);
     client->closing = true;
+    loop->turns_clock = true; /* a fake world's time would stand still */
     requests_end(client);
     locks_end(client, &handles);
     bool clean = wait_for_the_rest(client);
