@@ -156,9 +156,11 @@ static bool has_closed(void *arg)
 {
     struct closer *closer = arg;
     struct scene *s = closer->scene;
-    if (s->dispatch && !atomic_load(&closer->called))
-        must_be(s, belay_dispatch(closer->client),
-                atomic_load(&closer->called) ? BELAY_CLOSED : BELAY_OK, "dispatch");
+    if (s->dispatch && !atomic_load(&closer->called)) {
+        belay_status status = belay_dispatch(closer->client);
+        bool closed = atomic_load(&closer->called);
+        must_be(s, status, closed ? BELAY_CLOSED : BELAY_OK, "dispatch");
+    }
     return atomic_load(&closer->called);
 }
 

@@ -221,7 +221,7 @@ static void a_ttl_out_of_range_is_invalid(struct scene *s)
     }
     must(s, belay_lock_valid(lock, 0), "a wrong TTL made the lock invalid");
     lease.ttl_ms = BELAY_TTL_MIN_MS;
-    if (!s->target->late) belay_release(take(s, a, name_of(s, "least"), &lease), NULL);
+    if (!s->target->late) released(s, take(s, a, name_of(s, "least"), &lease), BELAY_OK);
     lease.ttl_ms = most;
     released(s, take(s, a, name_of(s, "most"), &lease), BELAY_OK);
     released(s, lock, BELAY_OK);

@@ -11,7 +11,7 @@
 enum {
     PATIENCE_S = 40, /* real time for something that takes microseconds */
     NAMES_MAX = 64,
-    PUMP_STEP_MS = 5,    /* of fake time ... */
+    PUMP_STEP_MS = 10,   /* of fake time ... */
     PUMP_PAUSE_US = 100, /* ... for each real pause */
     LEFT_BEHIND_LOOKS = 400
 };
@@ -286,6 +286,28 @@ static bool by_start(const struct scene *s)
     return s->started && pthread_equal(pthread_self(), s->main_thread);
 }
 
+static void acquired_fn(void *arg, belay_status status, belay_lock *lock, const belay_error *err);
+
+/* A start may answer at once, by its error: then it never calls back. */
+static belay_status take_by_start(struct scene *s, belay *client, const char *name,
+                                  const belay_options *options, belay_lock **out)
+{
+    struct call *call = call_new(s);
+    belay_error err = BELAY_ERROR_INIT;
+    belay_status status =
+        belay_acquire_start(client, name, options, acquired_fn, call, &call->request, &err);
+    must_be_told(s, status, &err);
+    if (status != BELAY_OK) {
+        drive(s);
+        must(s, !call_done(call), "a start that failed called back");
+        call->request = NULL;
+        return status;
+    }
+    status = call_await(s, call);
+    *out = call->lock;
+    return status;
+}
+
 belay_status take_status(struct scene *s, belay *client, const char *name,
                          const belay_options *options, belay_lock **out)
 {
@@ -293,12 +315,7 @@ belay_status take_status(struct scene *s, belay *client, const char *name,
     if (options == NULL) options = &defaults;
     *out = NULL;
     if (atomic_load(&s->failed)) return BELAY_CLOSED;
-    if (by_start(s)) {
-        struct call *call = call_begin(s, client, name, options, NULL);
-        belay_status status = call_await(s, call);
-        *out = call->lock;
-        return status;
-    }
+    if (by_start(s)) return take_by_start(s, client, name, options, out);
     belay_error err = BELAY_ERROR_INIT;
     belay_lock *lock = (belay_lock *)(void *)s; /* anything: it must be overwritten */
     belay_status status = belay_acquire(client, name, options, &lock, &err);
@@ -531,7 +548,7 @@ bool scene_begin(struct scene *s, const belay_contract_target *target, belay_fak
     snprintf(s->stem, sizeof s->stem, "%x.%llx.%u.", (unsigned)getpid(),
              (unsigned long long)(real_now() / 1000000) & 0xffffffffu, number);
     bool pump = world != NULL && !s->dispatch && s->flows;
-    s->unit_ms = world == NULL ? 50 : pump ? 10000 : 1000;
+    s->unit_ms = world == NULL ? 50 : pump ? 4000 : 1000;
     if (pump) s->pumping = pthread_create(&s->pump, NULL, pump_run, s) == 0;
     return !pump || s->pumping;
 }
