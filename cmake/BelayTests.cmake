@@ -22,7 +22,7 @@ set(test_env "BELAY_SRC=set:${PROJECT_SOURCE_DIR}" "BELAY_BUILD=set:${PROJECT_BI
 file(MAKE_DIRECTORY ${PROJECT_BINARY_DIR}/home)
 if(BELAY_SANITIZE)
     list(APPEND test_env
-         "ASAN_OPTIONS=set:detect_leaks=1:abort_on_error=0:strict_string_checks=1:detect_stack_use_after_return=1"
+         "ASAN_OPTIONS=set:detect_leaks=1:abort_on_error=0:detect_stack_use_after_return=1"
          "UBSAN_OPTIONS=set:halt_on_error=1:print_stacktrace=1"
          "TSAN_OPTIONS=set:halt_on_error=1:second_deadlock_stack=1")
 endif()
