@@ -32,7 +32,8 @@ static void *engine_main(void *arg)
         bool quiet = loop->leads == leads; /* no caller led since we last looked */
         leads = loop->leads;
         if (loop->background > 0 && loop->leader == NULL && quiet) {
-            belay__loop_lead_for_engine(loop);
+            /* Who asked for the lead sleeps and has not led yet: linger as if it had. */
+            if (belay__loop_lead_for_engine(loop)) leads = loop->leads - 1;
             continue;
         }
         int patience = loop->background > 0 && !quiet ? LINGER_MS : -1;

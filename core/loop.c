@@ -337,7 +337,7 @@ static void lead(struct belay__loop *loop, struct belay__waiter *waiter)
     loop->leader = NULL;
 }
 
-void belay__loop_lead_for_engine(struct belay__loop *loop)
+bool belay__loop_lead_for_engine(struct belay__loop *loop)
 {
     loop->leader = loop;
     belay__loop_work(loop);
@@ -345,8 +345,10 @@ void belay__loop_lead_for_engine(struct belay__loop *loop)
         poll_once(loop, true);
         belay__loop_work(loop);
     }
+    bool asked = loop->wanted;
     loop->leader = NULL;
     loop->wanted = false;
+    return asked;
 }
 
 void belay__loop_poll(struct belay__loop *loop)

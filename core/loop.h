@@ -127,8 +127,8 @@ belay_status belay__engine_need(struct belay__loop *loop);
 /* Something for the engine to look at. */
 void belay__engine_kick(struct belay__loop *loop);
 void belay__engine_stop(struct belay__loop *loop); /* unlocked */
-/* Used by the engine's thread: leads until it is asked for the lead or nothing is left in the background. */
-void belay__loop_lead_for_engine(struct belay__loop *loop);
+/* Used by the engine's thread: leads until it is asked for the lead (true) or nothing is left in the background. */
+bool belay__loop_lead_for_engine(struct belay__loop *loop);
 
 /* Callbacks (call.c). */
 belay_status belay__call_need(struct belay__loop *loop); /* the thread exists from now on */
