@@ -367,11 +367,22 @@ static void a_control_character_in_a_name_is_shown_escaped(void **state)
     refused("use = \"a\\x1b[2Jb\";", "c.conf:1: use: there is no backend \"a\\x1b[2Jb\"");
 }
 
-static void deep_nesting_is_refused(void **state)
+static void brackets_are_at_most_sixteen_deep(void **state)
 {
     (void)state;
-    refused("a = ((((((((((((((((((1))))))))))))))))));",
-            "c.conf:1: brackets are more than 16 deep");
+    refused("a = ((((((((((((((((1))))))))))))))));",
+            "c.conf:1: the configuration has no key \"a\"");
+    refused("a = (((((((((((((((((1)))))))))))))))));", "c.conf:1: brackets are more than 16 deep");
+}
+
+static void settings_are_at_most_4096(void **state)
+{
+    char *text = malloc(5000 * 12), *end = text;
+
+    (void)state;
+    for (int i = 0; i < 4097; i++) end += sprintf(end, "k%d = 1;\n", i);
+    refused(text, "c.conf:4097: more than 4096 settings are too many");
+    free(text);
 }
 
 static void an_array_of_mixed_values_is_refused(void **state)
@@ -543,7 +554,8 @@ int main(void)
         cmocka_unit_test(mistakes_of_syntax_are_named),
         cmocka_unit_test(a_nul_byte_is_refused),
         cmocka_unit_test(a_control_character_in_a_name_is_shown_escaped),
-        cmocka_unit_test(deep_nesting_is_refused),
+        cmocka_unit_test(brackets_are_at_most_sixteen_deep),
+        cmocka_unit_test(settings_are_at_most_4096),
         cmocka_unit_test(an_array_of_mixed_values_is_refused),
         cmocka_unit_test(children_come_before_their_parents_and_what_is_not_used_stays_out),
         cmocka_unit_test(a_cycle_is_refused_with_its_names),

@@ -5,6 +5,7 @@
 #include "core/suggest.h"
 #include "core/value.h"
 
+#include <fcntl.h>
 #include <sys/wait.h>
 
 /* ------------------------------------------------------------------ values from text */
@@ -451,6 +452,79 @@ static void a_secret_that_cannot_be_had_is_an_error_that_names_where(void **stat
     password_refused(file_line("pipe"), 0644, BELAY_CONFIG, message);
 }
 
+/* ------------------------------------------------------------------ wiping */
+
+#define TRACE_LENGTH 64
+
+/* A secret that stands nowhere in this program: its letters are made when they are needed. */
+static char trace_letter(size_t i)
+{
+    return (char)('A' + (i * 7 + i / 5) % 26);
+}
+
+/* How often the end of the secret (a freed block's beginning is the allocator's) stands in what the
+ * process may write. */
+static int traces_in(const char *bytes, size_t length)
+{
+    int count = 0;
+
+    for (size_t at = 0; at + 32 <= length; at++) {
+        size_t n = 0;
+        while (n < 32 && bytes[at + n] == trace_letter(TRACE_LENGTH - 32 + n)) n++;
+        count += n == 32;
+    }
+    return count;
+}
+
+static int traces_in_memory(void)
+{
+    static char page[1 << 16];
+    FILE *maps = fopen("/proc/self/maps", "r");
+    int memory = open("/proc/self/mem", O_RDONLY), count = 0;
+    unsigned long from, to;
+    char line[512], mode[8];
+
+    assert_non_null(maps);
+    assert_true(memory >= 0);
+    while (fgets(line, sizeof(line), maps) != NULL) {
+        if (sscanf(line, "%lx-%lx %7s", &from, &to, mode) != 3 || mode[1] != 'w') continue;
+        if (to - from > 1ul << 30) continue; /* a sanitizer's shadow */
+        for (; from < to; from += sizeof(page) / 2) {
+            ssize_t got;
+            if (from <= (unsigned long)page + sizeof(page) &&
+                from + sizeof(page) > (unsigned long)page)
+                continue;
+            got = pread(memory, page,
+                        sizeof(page) / 2 + 31 < to - from ? sizeof(page) / 2 + 31 : to - from,
+                        (off_t)from);
+            if (got > 0) count += traces_in(page, (size_t)got);
+        }
+    }
+    close(memory);
+    fclose(maps);
+    return count;
+}
+
+static void a_secret_from_a_file_is_wiped_from_memory(void **state)
+{
+    struct belay__config *config = NULL;
+    char text[256], secret[TRACE_LENGTH];
+    int file = open("trace", O_WRONLY | O_CREAT, 0600);
+
+    (void)state;
+    for (size_t i = 0; i < TRACE_LENGTH; i++) secret[i] = trace_letter(i);
+    assert_int_equal(write(file, secret, TRACE_LENGTH), TRACE_LENGTH);
+    close(file);
+    explicit_bzero(secret, sizeof(secret));
+    snprintf(text, sizeof(text), "backends: { a: { type = \"net\"; host = ( \"h\" ); %s }; };",
+             file_line("trace"));
+    file_write("c.conf", text);
+    assert_int_equal(belay__config_load(&config, "c.conf", &fake_registry, NULL, NULL), BELAY_OK);
+    assert_int_equal(traces_in_memory(), 1);
+    belay__config_free(config);
+    assert_int_equal(traces_in_memory(), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -468,6 +542,7 @@ int main(void)
         cmocka_unit_test(a_secret_given_in_two_ways_is_refused),
         cmocka_unit_test(a_secret_in_a_file_that_others_can_read_is_refused),
         cmocka_unit_test(what_counts_is_the_file_that_the_secret_stands_in),
+        cmocka_unit_test(a_secret_from_a_file_is_wiped_from_memory),
         cmocka_unit_test(a_secret_that_cannot_be_had_is_an_error_that_names_where),
     };
 
