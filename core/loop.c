@@ -171,7 +171,8 @@ static void events_handle(struct belay__loop *loop, const struct epoll_event *ev
             fd_drain(loop->timer_fd);
             loop->armed_ns = INT64_MAX;
         } else if (slot == WAKE_SLOT) {
-            fd_drain(loop->wake_fd);
+            /* A leader that sleeps beside this look (belay_dispatch) may be the one who was meant. */
+            if (!loop->polling) fd_drain(loop->wake_fd);
         } else if (slot <= loop->slot_count && slot_tag(loop, slot) == events[i].data.u64) {
             belay_watch *watch = loop->slots[slot - 1].watch;
             if (watch != NULL) watch->fn(watch, events[i].events);
@@ -309,13 +310,13 @@ static void poll_once(struct belay__loop *loop, bool block)
     timer_fd_arm(loop);
     int64_t due = loop->timers != NULL ? loop->timers->due_ns : INT64_MAX;
     bool turns = block && loop->world != NULL && loop->world->wait != NULL && loop->turns_clock;
-    loop->polling = block;
+    if (block) loop->polling = true; /* a look must not hide a leader that sleeps */
     unlock_and_wake(loop);
     int count = epoll_wait(loop->inner, events, EVENTS, block && !turns ? -1 : 0);
     if (turns && count == 0 && !loop->world->wait(loop->world, due))
         count = epoll_wait(loop->inner, events, EVENTS, -1);
     belay__monitor_lock(&loop->monitor);
-    loop->polling = false;
+    if (block) loop->polling = false;
     events_handle(loop, events, count);
 }
 
