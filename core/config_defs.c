@@ -3,7 +3,6 @@
  * They form a graph: a composite's BACKEND and BACKENDS keys name its children, or are URLs that
  * describe them. The whole graph is checked; what `use` reaches is handed over, children before
  * parents. */
-#define _GNU_SOURCE /* explicit_bzero */
 #include "core/config_defs.h"
 
 #include "core/alloc.h"

@@ -1,6 +1,5 @@
 /* config_grammar.c - libconfig's grammar, one token at a time, for the sake of the message:
  * libconfig itself says "syntax error" (and 1.5 leaks then), wherever it noticed. */
-#define _GNU_SOURCE
 #include "core/config_text.h"
 #include "core/suggest.h"
 

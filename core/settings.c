@@ -266,7 +266,7 @@ static void bound_show(char out[BELAY__DURATION], int type, double bound)
 {
     if (is_duration(type)) belay__duration_show(out, (int64_t)bound);
     else if (type == BELAY_SETTING_MODE) snprintf(out, BELAY__DURATION, "%04o", (unsigned)bound);
-    else snprintf(out, BELAY__DURATION, "%.12g", bound);
+    else belay__real_show(out, bound);
 }
 
 /* min and max, both 0: any. */
@@ -404,7 +404,7 @@ static belay_status setting_take(const belay_settings *s, struct belay__setting 
         if (!isfinite(raw->real))
             return wrong_text(setting, "inf", at, "is too large for a number", err);
         setting->real = raw->real;
-        snprintf(shown, sizeof(shown), "%g", raw->real);
+        belay__real_show(shown, raw->real);
         return range_check(setting, raw->real, shown, at, err);
     case BELAY__RAW_BOOLEAN: setting->number = raw->boolean; return BELAY_OK;
     case BELAY__RAW_LIST:

@@ -181,8 +181,8 @@ static void range_show(char *out, size_t size, const belay_setting_spec *spec)
     case BELAY_SETTING_CHOICE: snprintf(out, size, "  %s", spec->choices); return;
     case BELAY_SETTING_INTEGER:
     case BELAY_SETTING_REAL:
-        snprintf(low, sizeof(low), "%.12g", spec->min);
-        snprintf(high, sizeof(high), "%.12g", spec->max);
+        belay__real_show(low, spec->min);
+        belay__real_show(high, spec->max);
         break;
     case BELAY_SETTING_DURATION:
     case BELAY__SETTING_WAIT:

@@ -126,3 +126,12 @@ const char *belay__boolean_parse(const char *text, bool *out)
     *out = yes;
     return NULL;
 }
+
+const char *belay__real_show(char out[BELAY__DURATION], double real)
+{
+    snprintf(out, BELAY__DURATION, "%.12g", real);
+    for (char *c = out; *c != '\0'; c++) {
+        if (*c == ',') *c = '.';
+    }
+    return out;
+}

@@ -28,4 +28,7 @@ const char *belay__boolean_parse(const char *text, bool *out);
 #define BELAY__DURATION 32
 const char *belay__duration_show(char out[BELAY__DURATION], int64_t ms);
 
+/* A number as it is written in a file: the point is always '.'. Returns `out`. */
+const char *belay__real_show(char out[BELAY__DURATION], double real);
+
 #endif
