@@ -356,6 +356,7 @@ const belay_backend_ops belay__memory_ops = {
     .url_key = "name",
     .settings = memory_settings,
     .scope = BELAY_SCOPE_PROCESS,
+    .in_order = true,
     .create = memory_create,
     .destroy = memory_destroy,
     .acquire = memory_acquire,

@@ -330,3 +330,10 @@ void belay__acquire_released(belay *client, const char *key, size_t length)
     pause += random_below(client, (uint32_t)(pause < BELAY__SECOND ? pause : BELAY__SECOND) / 2 + 1);
     sleep_until(head, belay__loop_now(&client->loop) + pause);
 }
+
+void belay__acquire_freed(belay *client, const char *key, size_t length)
+{
+    if (client->names.count == 0 || client->root->ops->in_order) return;
+    belay_request *head = belay__names_head(client, key, length, belay__names_hash(key, length));
+    if (head != NULL) woken(&head->wait);
+}

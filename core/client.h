@@ -242,8 +242,10 @@ belay_request *belay__request_new(belay *client, belay_done_fn *done, void *arg)
 /* Acquire (acquire.c): what the request needs is checked and copied, then it begins. */
 void belay__acquire_begin(belay_request *request);
 void belay__acquire_end(belay_request *request, belay_status with); /* from outside */
-/* A lock of that key was let go by this client: its first waiter may try. */
+/* A release of that key was begun by this client: its first waiter may try, right behind it. */
 void belay__acquire_released(belay *client, const char *key, size_t length);
+/* It was answered: an attempt that overtook it may have been refused for nothing. */
+void belay__acquire_freed(belay *client, const char *key, size_t length);
 belay_status belay__options_read(belay_options *to, const belay_options *from, belay_error *err);
 
 /* The queue (names.c). */

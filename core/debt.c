@@ -18,6 +18,7 @@ static void debt_end(struct debt *debt)
     belay *client = debt->lock->client;
     belay__timer_disarm(&client->loop, &debt->timer);
     belay_unlink(&debt->link);
+    belay__acquire_freed(client, debt->lock->key, debt->lock->key_length);
     client->loop.background--;
     belay__lock_unref(debt->lock);
     belay__free(debt);
@@ -28,7 +29,9 @@ static void debt_settled(belay_op *op, belay_status status)
 {
     struct debt *debt = belay_container_of(op, struct debt, op);
     belay *client = debt->lock->client;
-    bool again = (status == BELAY_UNAVAILABLE || status == BELAY_UNCERTAIN) && !debt->dropped;
+    /* A composite needs memory for its children's ops: that, too, may be there next time. */
+    bool unanswered = status == BELAY_UNAVAILABLE || status == BELAY_UNCERTAIN || status == BELAY_NOMEM;
+    bool again = unanswered && !debt->dropped;
     int64_t now = belay__loop_now(&client->loop);
     if (!again || now >= debt->until_ns) {
         debt_end(debt);

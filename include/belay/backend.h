@@ -365,6 +365,10 @@ struct belay_backend_ops {
     belay_scope (*scope_of)(const belay_backend *backend);
     /* The default of `timeout`: how long one attempt may take. 0: 500. */
     uint32_t timeout_ms;
+    /* A release and an acquire of one key that were started in this order take effect in it, also before the first has
+     * settled (one pipelined connection, or verbs that settle before they return). Where it is false, core tries again
+     * when the release was answered. */
+    bool in_order;
 
     /* Required. Makes the object; does no I/O that could block: an unreachable server is not its business.
      * On OK *out is its base; otherwise err says why and nothing is left. */
