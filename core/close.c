@@ -51,11 +51,16 @@ static void closer_timer(belay_timer *timer)
             /* Canceled, and still not settled: a broken backend. Its memory is left to it. */
             closer->given_up = true;
             client->closer = NULL;
+            belay__log(client, BELAY_LOG_ERROR,
+                       "close: a backend did not settle what was canceled; the client's memory is left to it");
             belay__loop_complete(&client->loop, &closer->waiter);
             return;
         }
         closer->dropped = true;
         closer->until_ns = now + client->config->close_timeout_ms * BELAY__MS;
+        if (!belay_links_empty(&client->debts))
+            belay__log(client, BELAY_LOG_WARN,
+                       "close: not everything could be released within close_timeout; its TTL ends it");
         belay__debts_drop(client);
         belay__loop_unwind(&client->loop);
         if (client->closer == NULL) return; /* that was the last of it */
@@ -149,8 +154,8 @@ static void close_now(belay *client)
     requests_end(client);
     locks_end(client, &handles);
     bool clean = wait_for_the_rest(client);
-    /* Callers that were answered may still be on their way out. */
-    while (loop->inside > 0) {
+    /* Callers that were answered may still be on their way out. Those whose op never settles stay, and go on leading. */
+    while (clean && loop->inside > 0) {
         belay__loop_leave(loop);
         sched_yield();
         belay__loop_enter(loop);
@@ -168,8 +173,10 @@ static void close_now(belay *client)
             client->root->ops->drop(client->root, lock->grant);
         lock->grant = NULL;
     }
-    belay__names_free(client);
-    if (clean) belay__backends_destroy(client);
+    if (clean) {
+        belay__names_free(client);
+        belay__backends_destroy(client);
+    }
     client->closed = true;
     belay__monitor_unlock(&loop->monitor);
     if (!clean) return; /* an op that never settled still points everywhere: leaked on purpose */

@@ -298,7 +298,10 @@ static void release_settled(belay_op *op, belay_status status)
         int64_t until = runs_until(lock, belay__loop_now(&client->loop));
         if (belay__debt_begin(lock, until)) lock = NULL;
     }
-    if (lock != NULL) belay__lock_unref(lock);
+    if (lock != NULL) {
+        belay__acquire_freed(client, lock->key, lock->key_length);
+        belay__lock_unref(lock);
+    }
     belay__request_finish(request, request->end_with != BELAY_OK ? request->end_with : status);
 }
 
@@ -341,10 +344,13 @@ static belay_status release_closed(belay_lock *lock, belay_error *err)
         belay__lock_unref(lock);
         belay__loop_leave(&client->loop);
     } else {
+        bool used = --lock->refs != 0; /* by an op that never settled: leaked with its client */
         belay__monitor_unlock(&client->loop.monitor);
-        belay__free(lock->why);
-        belay__free(lock);
-        belay__client_unref(client);
+        if (!used) {
+            belay__free(lock->why);
+            belay__free(lock);
+            belay__client_unref(client);
+        }
     }
     return belay_error_set(err, BELAY_CLOSED, NULL, "the client was closed");
 }
