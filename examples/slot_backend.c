@@ -1,5 +1,4 @@
-/* slot_backend.c - a backend of one's own, explained in docs/writing-a-backend.md; main tests it.
- */
+/* slot_backend.c - a backend of one's own, explained in docs/writing-a-backend.md. */
 #include <belay/backend.h>
 #include <belay/testing.h>
 #include <pthread.h>
@@ -12,8 +11,7 @@ static struct slot {
 static uint64_t last_token;
 static pthread_mutex_t place = PTHREAD_MUTEX_INITIALIZER;
 
-static void slot_acquire(belay_backend *b, belay_op *op, const struct slot *held,
-                         struct slot *spare)
+static void slot_acquire(belay_backend *b, belay_op *op, struct slot *held, struct slot *spare)
 {
     if (held != NULL) {
         op->held_for_ns = held->until_ns - belay_env_now(b->env);

@@ -96,18 +96,20 @@ typedef struct belay_contract_target {
     bool wakes;          /* a release wakes a waiter of the other client before any timer is due */
     bool prefixes;       /* open knows BELAY_CONTRACT_OTHER_PREFIX */
     bool late;           /* operations need time to settle */
-    bool real_time; /* its TTLs run in real time: no fake clock; the suite then takes a minute */
+    bool real_time;      /* its TTLs run in real time: no fake clock, and a minute for the suite */
 
-    /* Hooks; each may be NULL. */
-    void (*stop)(void *arg); /* the place stops answering (a frozen server, a cut cable) ... */
-    void (*cont)(void *arg); /* ... and answers again */
-    long (*peek)(
-        void *arg); /* how many locks the place holds, looked at without belay; -1: cannot say */
+    /* Hooks; each may be NULL. `stop`: the place stops answering (a frozen server, a cut cable);
+     * `cont`: it answers again; `peek`: how many locks it holds, looked at without belay, or -1. */
+    void (*stop)(void *arg);
+    void (*cont)(void *arg);
+    long (*peek)(void *arg);
 
-    /* How much. */
-    const char
-        *only; /* a pattern (fnmatch): only promises whose "topic/promise" matches; NULL: all */
-    uint32_t effort; /* percent of the threads' rounds and of the thousands of waiters; 0: 100 */
+    /* How much. `only`: a pattern (fnmatch), the promises whose "topic/promise" matches; NULL: all.
+     * `effort`: percent of the threads' rounds and of the thousands of waiters; 0: 100.
+     * `patience_s`: how long to wait in vain before a promise counts as broken; 0: 40. */
+    const char *only;
+    uint32_t effort;
+    uint32_t patience_s;
 } belay_contract_target;
 
 #define BELAY_CONTRACT_TARGET_HEAD .size = (uint32_t)sizeof(belay_contract_target)

@@ -293,7 +293,7 @@ const struct promise belay__contract_failure[] = {
     PROMISE(an_allocation_that_fails_leaves_nothing, ON_BOTH | CLOCK | FLOWS),
     PROMISE(a_stopped_place_answers_a_try_with_doubt, ON_BOTH | STARTED | STOP | FLOWS),
     PROMISE(a_client_opens_while_the_place_is_stopped, ON_BOTH | STOP | FLOWS),
-    PROMISE(an_extension_in_doubt_leaves_the_deadline, ON_BOTH | STARTED | STOP),
+    PROMISE(an_extension_in_doubt_leaves_the_deadline, ON_BOTH | STARTED | STOP | FLOWS),
     PROMISE(a_kept_lock_outlives_a_short_stop, ON_BOTH | STOP),
     PROMISE(a_long_stop_ends_a_kept_lock_at_its_deadline, ON_BOTH | STOP),
     PROMISE(a_waiter_outlasts_a_short_stop, ON_DISPATCH | STOP | FLOWS),

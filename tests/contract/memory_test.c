@@ -1,29 +1,38 @@
 /* memory_test.c - the conformance suite on the memory backend. */
-#include <belay/testing.h>
-#include <string.h>
+#define _POSIX_C_SOURCE 200809L
+#include "place.h"
 
-/* The other prefix needs a config file; a URL is enough for the rest. */
+static const char other_prefix[] =
+    "use = \"m\";\n"
+    "prefix = \"other:\";\n"
+    "backends: { m: { type = \"memory\"; name = \"contract\"; }; };\n";
+
 static belay_status open_memory(void *arg, int which, const belay_open_options *options,
                                 belay **out, belay_error *err)
 {
-    (void)arg;
-    const char *where = which == BELAY_CONTRACT_OTHER_PREFIX ? NULL : "memory:contract";
-    return belay_open(out, where, options, err);
+    return belay_open(out, which == BELAY_CONTRACT_OTHER_PREFIX ? arg : "memory:contract", options,
+                      err);
 }
 
 int main(int argc, char **argv)
 {
+    struct place place;
+    if (!place_make(&place)) return 1;
     const belay_contract_target target = {
         BELAY_CONTRACT_TARGET_HEAD,
         .name = "memory",
         .open = open_memory,
+        .arg = (void *)(uintptr_t)place_config(&place, other_prefix),
         .scope = BELAY_SCOPE_PROCESS,
         .fencing = true,
         .inspects = true,
         .lists = true,
         .breaks = true,
         .wakes = true,
+        .prefixes = true,
         .only = argc > 1 ? argv[1] : NULL,
     };
-    return belay_contract_run(&target, stdout) != 0;
+    int failed = belay_contract_run(&target, stdout);
+    place_remove(&place);
+    return failed != 0;
 }

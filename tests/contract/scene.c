@@ -225,7 +225,7 @@ void pass_ns(struct scene *s, int64_t ns)
 
 bool until(struct scene *s, bool (*seen)(void *arg), void *arg, const char *what)
 {
-    int64_t end = real_now() + PATIENCE_S * INT64_C(1000000000);
+    int64_t end = real_now() + s->patience_ns;
     for (uint32_t looks = 0; !atomic_load(&s->failed); looks++) {
         if (seen(arg)) return true;
         drive(s);
@@ -541,6 +541,8 @@ bool scene_begin(struct scene *s, const belay_contract_target *target, belay_fak
     s->dispatch = (how & ON_DISPATCH) != 0;
     s->started = (how & STARTED) != 0;
     s->flows = (how & FLOWS) != 0 || target->late;
+    s->patience_ns =
+        (target->patience_s != 0 ? target->patience_s : PATIENCE_S) * INT64_C(1000000000);
     s->effort = target->effort != 0 ? (int)target->effort : 100;
     s->names = must_alloc(NULL, NAMES_MAX * sizeof *s->names);
     s->main_thread = pthread_self();

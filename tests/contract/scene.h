@@ -26,6 +26,7 @@ struct scene {
     bool flows;              /* fake time goes on while something is awaited */
     uint32_t unit_ms;        /* the tests' unit of time: short in real time */
     int effort;              /* percent */
+    int64_t patience_ns;     /* real */
 
     char stem[40]; /* every name of this scene begins with it */
     pthread_mutex_t lock;

@@ -55,6 +55,14 @@ static void must_add_up(struct scene *s, const struct arena *arena)
     }
 }
 
+/* A brief wait ends with HELD; or with a doubt, when its end cut an attempt short that takes time.
+ */
+static bool wait_may_end(const struct scene *s, belay_status status)
+{
+    bool doubt = status == BELAY_UNAVAILABLE || status == BELAY_UNCERTAIN;
+    return status == BELAY_HELD || (doubt && s->target->late);
+}
+
 static void one_after_the_other(struct thread *thread)
 {
     struct arena *arena = thread->shared;
@@ -85,7 +93,7 @@ static void anything(struct thread *thread)
         options.wait_ms = dice / 16 % 3 == 0 ? BELAY_TRY : dice / 16 % 3 == 1 ? 200 : BELAY_FOREVER;
         options.keep = dice / 64 % 4 == 0 ? BELAY_KEEP_ON : BELAY_KEEP_OFF;
         belay_status status = belay_acquire(client, name, &options, &lock, NULL);
-        if (status == BELAY_HELD && options.wait_ms != BELAY_FOREVER) continue;
+        if (options.wait_ms != BELAY_FOREVER && wait_may_end(s, status)) continue;
         if (!must_be(s, status, BELAY_OK, "acquire")) return;
         enter(s, arena, which);
         if (dice / 256 % 3 == 0) must_be(s, belay_extend(lock, 0, NULL), BELAY_OK, "extend");
@@ -150,8 +158,8 @@ static void drop_fn(void *arg, belay_status status, belay_lock *lock, const bela
     struct scene *s = drop->flood->scene;
     (void)err;
     must(s, atomic_fetch_add(&drop->count, 1) == 0, "a started call called back twice");
-    bool allowed =
-        status == BELAY_OK || status == BELAY_CANCELED || (status == BELAY_HELD && !drop->patient);
+    bool allowed = status == BELAY_OK || status == BELAY_CANCELED ||
+                   (!drop->patient && wait_may_end(s, status));
     must(s, allowed, "a started call: %s", belay_status_name(status));
     if (status == BELAY_OK) {
         enter(s, drop->flood->arena, drop->which);
