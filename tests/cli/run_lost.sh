@@ -97,20 +97,20 @@ t_a_release_that_fails_keeps_the_status() {
     err_has 'not released yet'
 }
 
+# The holder can't extend, the contender sees the file as it is.
 t_nobody_holds_the_lock_while_the_command_lives() {
+    with_faults "extend: { unavailable = 1.0; };"
+    sed -i "s|m: { type = \"memory\"; }|m: { type = \"sqlite\"; path = \"$dir/locks.db\"; }|" faults.conf
     "${B[@]}" run -t 1500ms x -- sh -c 'trap "" TERM; echo yes >ready; while :; do date +%s%N >>beats; done' 2>/dev/null &
     wrapper=$!
     until_true "the command runs" exists ready
-    block_file
-    "${B[@]}" run -w 20s x -- sh -c 'date +%s%N >first' &
-    contender=$!
+    B=("$BELAY_BIN" --config "sqlite://$dir/locks.db")
+    status 75 belay run -n x -- true
+    status 0 belay run -w 20s x -- date +%s%N
     ended $wrapper
     [ $ended = 79 ] || fail "status $ended"
-    unblock_file
-    ended $contender
-    [ $ended = 0 ] || fail "the contender: status $ended"
     last=$(grep -x '[0-9]\{19\}' beats | tail -n 1)
-    [ "$(cat first)" -gt "$last" ] || fail "both held it"
+    [ "$(cat out)" -gt "$last" ] || fail "both held it"
 }
 
 t_a_wrapper_that_was_stopped_too_long_ends_the_command() {

@@ -89,14 +89,33 @@ t_a_signal_ends_the_wait() {
 }
 
 t_what_was_ignored_stays_ignored() {
-    (trap '' HUP; exec "${B[@]}" run -t 1h x -- sh -c 'echo yes >ready; while [ ! -e stop ]; do sleep 0.01; done') &
-    wrapper=$!
-    until_true "the command runs" exists ready
-    kill -HUP $wrapper
-    kill -HUP "$(child_of $wrapper)"
-    touch stop
+    start x -- sleep 100
+    until_true "x is held" held x
+    (trap '' HUP; exec "${B[@]}" run x -- touch ran) &
+    waiter=$!
+    until_true "the waiter has forked" pgrep -P $waiter
+    kill -HUP $waiter
+    kill $wrapper
+    ended $waiter
+    [ $ended = 0 ] && [ -e ran ] || fail "status $ended"
+}
+
+t_the_lock_is_held_while_wrapper_or_command_live() {
+    # A command that undoes its tie to belay's life.
+    cat >survivor <<'PY'
+import ctypes, os, time
+ctypes.CDLL(None).prctl(1, 0)
+open("pid", "w").write(str(os.getpid()))
+time.sleep(100)
+PY
+    start x -- python3 survivor
+    until_true "the command runs" exists pid
+    kill -KILL $wrapper
     ended $wrapper
-    [ $ended = 0 ] || fail "status $ended"
+    status 75 belay run -n x -- true
+    kill -KILL "$(cat pid)"
+    until_true "it is gone" gone "$(cat pid)"
+    status 0 belay run -w 10s x -- true
 }
 
 t_a_killed_command_that_waits_is_noticed() {

@@ -106,11 +106,16 @@ def test_the_command_reads_the_terminal(s):
     s.expect("ready> ")
 
 
-def test_the_shell_gets_the_terminal_back(s):
-    s.run("$B run x -- true", 0)
-    s.run("$B run x -- sh -c 'kill -9 $$'", 137)
-    s.run("$B run x -- /does/not/exist", 127)
-    s.run("cat /dev/null; true", 0)
+def test_a_script_gets_the_terminal_back(s):
+    with open(s.path("script"), "w") as script:
+        script.write("for c in true 'kill -9 $$' /does/not/exist; do $B run x -- sh -c \"$c\"; done\n"
+                     "$B run x -- /does/not/exist; $B run -t 1ms x -- true; $B run '' -- true\n"
+                     "echo asks; read word; echo got:$word\n")
+    s.line("bash script")
+    s.expect("asks\r\n")
+    s.line("word")
+    s.expect("got:word")
+    s.expect("ready> ")
 
 
 def test_a_killed_command_leaves_the_terminal_as_it_was(s):
@@ -255,8 +260,17 @@ def test_bg_lets_it_go_on_without_the_terminal(s):
 
 
 def test_a_pager_in_the_pipeline_keeps_the_terminal(s):
-    s.line("$B run x -- echo page | (cat; echo reads; read word </dev/tty; echo got:$word)")
+    os.mkfifo(s.path("go"))
+    s.line("$B run x -- sh -c 'echo page; read word <go' | "
+           "(read page; echo reads; read word </dev/tty; echo got:$word; echo >go)")
     s.expect("reads\r\n")
+    s.line("key")
+    s.expect("got:key")
+    s.expect("ready> ")
+
+
+def test_in_a_pipeline_the_command_gets_the_terminal_when_it_asks(s):
+    s.line("$B run x -- sh -c 'read word </dev/tty; echo got:$word' | cat")
     s.line("key")
     s.expect("got:key")
     s.expect("ready> ")
