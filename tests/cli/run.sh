@@ -53,9 +53,10 @@ t_closed_standard_descriptors_stay_out_of_the_file() {
         done
         ! grep -q locks.db out || fail "with $closed: $(cat out)"
     done
+    echo 'l=$(readlink /proc/$$/fd/$1); echo "$l" >link' >look
     for closed in 0 1 2; do
         rm -f link
-        eval '"${B[@]}" run x -- sh -c "readlink /proc/\$\$/fd/$closed >link; :" '"$closed>&-" || fail "it failed"
+        sh -c "exec \"\$@\" $closed>&-" sh "${B[@]}" run x -- sh look $closed || fail "it failed"
         [ "$(cat link)" = /dev/null ] || fail "descriptor $closed became $(cat link)"
     done
     [ "$(head -c 15 locks.db)" = 'SQLite format 3' ] || fail "something was written into the file"
