@@ -8,11 +8,12 @@
 #endif
 #include "sqlite.h"
 
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
-#define PAUSE_LEAST_NS 200000
-#define PAUSE_RANGE_NS 7800000
+#define LATE_NS        INT64_C(100000000)
 #define CHORES_MAX     4096
 #define NEXT_MAX       4 /* waiters that one release reads */
 #define SWEEP_CHANCE   128
@@ -45,6 +46,12 @@ struct next {
     } at[NEXT_MAX];
 };
 
+/* The clients of this process: one that leaves the file pokes those that wait for it, so that they need not
+ * find out by trying. (Other processes do; nothing but the wait's length hangs on this.) */
+static pthread_mutex_t neighbours_mutex = PTHREAD_MUTEX_INITIALIZER;
+static belay_link neighbours = { &neighbours, &neighbours };
+static _Atomic int stuck_count;
+
 static struct sqlite_backend *backend_of(belay_backend *base)
 {
     return belay_container_of(base, struct sqlite_backend, base);
@@ -53,6 +60,24 @@ static struct sqlite_backend *backend_of(belay_backend *base)
 void belay__sqlite_op_fail(struct sqlite_backend *b, belay_op *op, const struct sqlite_failure *f)
 {
     belay_op_fail(op, f->status, f->cause, belay__sqlite_place_name(&b->store.place), "%s", f->text);
+}
+
+/* ------------------------------------------------------------------ neighbours */
+
+static void poke_neighbours(struct sqlite_backend *b)
+{
+    if (atomic_load(&stuck_count) == 0) return;
+    pthread_mutex_lock(&neighbours_mutex);
+    for (belay_link *link = neighbours.next; link != &neighbours; link = link->next) {
+        struct sqlite_backend *other = belay_container_of(link, struct sqlite_backend, neighbour);
+        if (other != b && atomic_load(&other->stuck)) belay_poke_raise(&other->poke);
+    }
+    pthread_mutex_unlock(&neighbours_mutex);
+}
+
+static void stuck_set(struct sqlite_backend *b, bool stuck)
+{
+    if (atomic_exchange(&b->stuck, stuck) != stuck) atomic_fetch_add(&stuck_count, stuck ? 1 : -1);
 }
 
 /* ------------------------------------------------------------------ transactions */
@@ -90,6 +115,15 @@ static enum sqlite_turn begin(struct sqlite_backend *b, struct sqlite_failure *f
     }
     belay__sqlite_fail(f, BELAY_UNAVAILABLE, BELAY_CAUSE_BUSY, "it is being replaced");
     return TURN_FAILED;
+}
+
+/* Who is turned away says so before it tries for the last time: whoever is inside then will poke it. */
+static enum sqlite_turn begin_or_stick(struct sqlite_backend *b, struct sqlite_failure *f)
+{
+    enum sqlite_turn turn = begin(b, f);
+    if (turn != TURN_BUSY) return turn;
+    stuck_set(b, true);
+    return begin(b, f);
 }
 
 static void give_up(struct sqlite_backend *b, belay_op *op, const struct sqlite_failure *f)
@@ -229,11 +263,12 @@ static void chores_run(struct sqlite_backend *b)
     struct sqlite_failure f;
     unsigned limit = 2 * CHORES_MAX;
     while (!belay_links_empty(&b->chores) && limit-- > 0) {
-        enum sqlite_turn turn = begin(b, &f);
+        enum sqlite_turn turn = begin_or_stick(b, &f);
         if (turn == TURN_BUSY) {
             retry_arm(b);
             return;
         }
+        b->tries = 0;
         if (turn != TURN_GO || !chores_step(b, &f)) break;
     }
     while (!belay_links_empty(&b->chores))
@@ -434,11 +469,25 @@ static void extend(struct sqlite_backend *b, belay_op *op, int64_t now_ns)
 
 /* ------------------------------------------------------------------ the queue */
 
+/* Inside a transaction, which it ends. */
+static void run(struct sqlite_backend *b, belay_op *op)
+{
+    int64_t now_ns = belay_env_now(b->store.env);
+    switch (op->verb) {
+    case BELAY_VERB_ACQUIRE: acquire(b, op, now_ns); break;
+    case BELAY_VERB_EXTEND: extend(b, op, now_ns); break;
+    case BELAY_VERB_INSPECT: belay__sqlite_inspect(b, op, now_ns); break;
+    case BELAY_VERB_DIAGNOSE: belay__sqlite_diagnose(b, op, NULL); break;
+    case BELAY_VERB_LIST: belay__sqlite_list(b, op, now_ns); break;
+    default: release(b, op); break;
+    }
+}
+
 /* One try. False: another process is in the file. */
 static bool attempt(struct sqlite_backend *b, belay_op *op)
 {
     struct sqlite_failure f;
-    enum sqlite_turn turn = begin(b, &f);
+    enum sqlite_turn turn = begin_or_stick(b, &f);
     struct grant *grant = op->verb == BELAY_VERB_EXTEND || op->verb == BELAY_VERB_RELEASE ? grant_of(op) : NULL;
     if (grant != NULL && grant->lost) {
         if (turn == TURN_GO) belay__sqlite_store_rollback(&b->store);
@@ -447,36 +496,38 @@ static bool attempt(struct sqlite_backend *b, belay_op *op)
         return true;
     }
     if (turn == TURN_BUSY) return false;
-    if (op->verb == BELAY_VERB_DIAGNOSE) {
-        belay__sqlite_diagnose(b, op, turn == TURN_GO ? NULL : &f);
-        return true;
-    }
-    if (turn != TURN_GO) {
+    if (turn == TURN_GO) {
+        run(b, op);
+    } else if (op->verb == BELAY_VERB_DIAGNOSE) {
+        belay__sqlite_diagnose(b, op, &f);
+    } else {
         belay__sqlite_op_fail(b, op, &f);
-        return true;
     }
-    int64_t now_ns = belay_env_now(b->store.env);
-    switch (op->verb) {
-    case BELAY_VERB_ACQUIRE: acquire(b, op, now_ns); break;
-    case BELAY_VERB_EXTEND: extend(b, op, now_ns); break;
-    case BELAY_VERB_INSPECT: belay__sqlite_inspect(b, op, now_ns); break;
-    case BELAY_VERB_LIST: belay__sqlite_list(b, op, now_ns); break;
-    default: release(b, op); break;
-    }
+    poke_neighbours(b);
     return true;
 }
 
+/* A collision is over in a moment. A file under siege is left in peace, or nobody gets through; whoever has
+ * stood there for long asks more often (docs/sqlite.md). */
 static void retry_arm(struct sqlite_backend *b)
 {
+    static const struct {
+        int32_t least_ns;
+        uint32_t range_ns;
+    } first = { 50000, 350000 }, usual = { 200000, 7800000 }, late = { 100000, 2900000 };
     belay_env *env = b->store.env;
+    int64_t now = belay_env_now(env), age = 0;
     if (belay_timer_armed(&b->retry)) return;
-    belay_timer_arm(env, &b->retry,
-                    belay_env_now(env) + PAUSE_LEAST_NS + belay_env_random_below(env, PAUSE_RANGE_NS));
+    if (!belay_links_empty(&b->queue))
+        age = now - belay_container_of(b->queue.next, belay_op, link)->number;
+    int32_t least = b->tries == 0 ? first.least_ns : age < LATE_NS ? usual.least_ns : late.least_ns;
+    uint32_t range = b->tries == 0 ? first.range_ns : age < LATE_NS ? usual.range_ns : late.range_ns;
+    b->tries++;
+    belay_timer_arm(env, &b->retry, now + least + belay_env_random_below(env, range));
 }
 
-static void retry_fired(belay_timer *timer)
+static void queue_run(struct sqlite_backend *b)
 {
-    struct sqlite_backend *b = belay_container_of(timer, struct sqlite_backend, retry);
     while (!belay_links_empty(&b->queue)) {
         belay_op *op = belay_container_of(b->queue.next, belay_op, link);
         if (!attempt(b, op)) {
@@ -484,8 +535,23 @@ static void retry_fired(belay_timer *timer)
             return;
         }
         belay_unlink(&op->link);
+        b->tries = 0;
     }
     chores_run(b);
+    if (belay_links_empty(&b->chores)) stuck_set(b, false);
+}
+
+static void retry_fired(belay_timer *timer)
+{
+    queue_run(belay_container_of(timer, struct sqlite_backend, retry));
+}
+
+static void poked(belay_poke *poke)
+{
+    struct sqlite_backend *b = belay_container_of(poke, struct sqlite_backend, poke);
+    if (!atomic_load(&b->stuck)) return;
+    belay_timer_disarm(b->store.env, &b->retry);
+    queue_run(b);
 }
 
 /* Behind those that wait for the file already. */
@@ -503,8 +569,10 @@ static void cancel(belay_backend *base, belay_op *op)
     struct sqlite_backend *b = backend_of(base);
     if (!belay_linked(&op->link)) return;
     belay_unlink(&op->link);
-    if (belay_links_empty(&b->queue) && belay_links_empty(&b->chores))
+    if (belay_links_empty(&b->queue) && belay_links_empty(&b->chores)) {
         belay_timer_disarm(b->store.env, &b->retry);
+        stuck_set(b, false);
+    }
     int64_t ms = (belay_env_now(b->store.env) - op->number) / 1000000;
     belay_op_fail(op, BELAY_UNAVAILABLE, BELAY_CAUSE_BUSY, belay__sqlite_place_name(&b->store.place),
                   "busy: another process was writing to it at every try for %lld ms", (long long)ms);
@@ -549,6 +617,11 @@ static void destroy(belay_backend *base)
     belay_env *env = b->store.env;
     while (!belay_links_empty(&b->chores))
         chore_free(b, belay_container_of(b->chores.next, struct chore, link));
+    pthread_mutex_lock(&neighbours_mutex);
+    belay_unlink(&b->neighbour);
+    belay_poke_fini(&b->poke);
+    pthread_mutex_unlock(&neighbours_mutex);
+    stuck_set(b, false);
     belay_task_drop(env, &b->task);
     belay_timer_disarm(env, &b->retry);
     belay__sqlite_wakes_fini(&b->wakes);
@@ -580,6 +653,10 @@ static belay_status create(belay_backend **out, belay_env *env, const belay_sett
     belay_links_init(&b->chores);
     belay_timer_init(&b->retry, retry_fired);
     b->task.fn = task_run;
+    belay_poke_init(env, &b->poke, poked);
+    pthread_mutex_lock(&neighbours_mutex);
+    belay_link_append(&neighbours, &b->neighbour);
+    pthread_mutex_unlock(&neighbours_mutex);
     belay__sqlite_wakes_init(&b->wakes, env, &b->store.place, &b->store.self, stray);
     belay_status status = belay__sqlite_place_init(&b->store.place, settings, err);
     if (status == BELAY_OK) {

@@ -114,9 +114,12 @@ struct sqlite_store {
     belay_env *env;
     struct sqlite_place place;
     struct sqlite_self self;
-    sqlite3 *db; /* NULL: not open */
+    sqlite3 *db;        /* NULL: not open */
+    sqlite3_file *file; /* SQLite's own descriptor of it */
     sqlite3_stmt *statements[SQL_STATEMENTS];
-    bool known; /* device and inode are those of the file that was opened last */
+    bool foreign_boot; /* another boot used it last: to be checked and emptied */
+    bool journal_due;  /* the journal's mode is to be set */
+    bool known;        /* device and inode are those of the file that was opened last */
     dev_t device;
     ino_t inode;
 };
@@ -229,6 +232,9 @@ struct sqlite_backend {
     unsigned tries; /* how often in a row the file was busy */
     belay_timer retry;
     belay_task task;
+    belay_link neighbour; /* among this process's clients */
+    belay_poke poke;      /* by one of them: the file may be free */
+    _Atomic bool stuck;   /* something waits for the file */
 };
 
 /* These run inside a transaction, end it and settle. */

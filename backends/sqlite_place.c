@@ -290,7 +290,8 @@ static bool owner_check(const struct sqlite_place *place, const struct stat *st,
 bool belay__sqlite_place_check(const struct sqlite_place *place, struct stat *st, bool *absent,
                                struct sqlite_failure *f)
 {
-    char journal[SQLITE_PATH_MAX + 16];
+    static const char *const beside[] = { "-journal", "-wal" };
+    char path[SQLITE_PATH_MAX + 16];
     struct stat other;
     *absent = false;
     if (lstat(place->path, st) != 0) {
@@ -298,8 +299,11 @@ bool belay__sqlite_place_check(const struct sqlite_place *place, struct stat *st
         return *absent || belay__sqlite_fail_errno(f, errno, "stat");
     }
     if (!owner_check(place, st, "the file", f)) return false;
-    snprintf(journal, sizeof journal, "%s-journal", place->path);
-    return lstat(journal, &other) != 0 || owner_check(place, &other, "its journal", f);
+    for (size_t i = 0; i < sizeof beside / sizeof beside[0]; i++) {
+        snprintf(path, sizeof path, "%s%s", place->path, beside[i]);
+        if (lstat(path, &other) == 0 && !owner_check(place, &other, "its journal", f)) return false;
+    }
+    return true;
 }
 
 void belay__sqlite_place_share(const struct sqlite_place *place, const char *file)

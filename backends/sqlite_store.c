@@ -22,6 +22,7 @@
 #define APPLICATION_ID 0x62656C00 /* "bel", and the version */
 #define RESERVE_ROWS   12         /* pages that the journal keeps room for */
 #define RESERVE_BYTES  3900
+#define BEGIN_TRIES    3
 
 static const char schema_sql[] =
     /* The largest token so far, and the boot that used the file last. */
@@ -185,6 +186,7 @@ static bool file_create(struct sqlite_store *s, struct sqlite_failure *f)
 struct header {
     uint32_t application;
     int32_t boot_mark;
+    bool wal; /* somebody else put it into that mode */
 };
 
 static uint32_t big_endian(const unsigned char *at)
@@ -194,12 +196,10 @@ static uint32_t big_endian(const unsigned char *at)
 
 static bool header_read(struct sqlite_store *s, struct header *h, struct sqlite_failure *f)
 {
-    sqlite3_file *file = NULL;
+    sqlite3_file *file = s->file;
     sqlite3_int64 size = 0;
     unsigned char bytes[100];
-    int rc = sqlite3_file_control(s->db, "main", SQLITE_FCNTL_FILE_POINTER, &file);
-    if (rc == SQLITE_OK && (file == NULL || file->pMethods == NULL)) rc = SQLITE_CANTOPEN;
-    if (rc == SQLITE_OK) rc = file->pMethods->xFileSize(file, &size);
+    int rc = file->pMethods->xFileSize(file, &size);
     if (rc == SQLITE_OK && size == 0)
         return belay__sqlite_fail(f, BELAY_CONFIG, BELAY_CAUSE_WRONG,
                                   "it is empty, and so not a file of locks; remove it");
@@ -211,6 +211,7 @@ static bool header_read(struct sqlite_store *s, struct header *h, struct sqlite_
         return belay__sqlite_fail(f, BELAY_CONFIG, BELAY_CAUSE_WRONG, "it is not a file of locks");
     h->application = big_endian(bytes + 68);
     h->boot_mark = (int32_t)big_endian(bytes + 60);
+    h->wal = bytes[18] == 2 || bytes[19] == 2;
     if ((h->application & 0xFFFFFF00) != APPLICATION_ID)
         return belay__sqlite_fail(f, BELAY_CONFIG, BELAY_CAUSE_WRONG,
                                   "it is an SQLite database, but not belay's");
@@ -266,7 +267,7 @@ static int boot_adopt(struct sqlite_store *s, int64_t last)
     sqlite3_finalize(drop);
     snprintf(mark, sizeof mark, "PRAGMA user_version = %d", (int)s->self.boot_mark);
     if (rc == SQLITE_OK) rc = exec(s, "DELETE FROM waiters");
-    if (rc == SQLITE_OK) rc = exec(s, "UPDATE reserve SET fill = zeroblob(length(fill))");
+    if (rc == SQLITE_OK) rc = exec(s, "UPDATE reserve SET fill = randomblob(length(fill))");
     if (rc == SQLITE_OK) rc = exec(s, mark);
     return rc;
 }
@@ -347,6 +348,14 @@ static int journal_row(void *arg, int columns, char **values, char **names)
     return 0;
 }
 
+/* It reads the file, and so needs a turn: inside the first transaction it needs none of its own. */
+static int journal_set(struct sqlite_store *s)
+{
+    bool persist = false;
+    int rc = sqlite3_exec(s->db, "PRAGMA journal_mode = PERSIST", journal_row, &persist, NULL);
+    return rc == SQLITE_OK && !persist ? SQLITE_BUSY : rc;
+}
+
 static int configure(struct sqlite_store *s)
 {
     static const int options[][2] = { { SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0 },
@@ -354,15 +363,10 @@ static int configure(struct sqlite_store *s)
                                       { SQLITE_DBCONFIG_DQS_DDL, 0 },
                                       { SQLITE_DBCONFIG_ENABLE_TRIGGER, 0 },
                                       { SQLITE_DBCONFIG_ENABLE_VIEW, 0 } };
-    bool persist = false;
     for (size_t i = 0; i < sizeof options / sizeof options[0]; i++)
         sqlite3_db_config(s->db, options[i][0], options[i][1], 0);
     sqlite3_extended_result_codes(s->db, 1);
-    int rc = exec(s, "PRAGMA synchronous = OFF; PRAGMA temp_store = MEMORY; PRAGMA mmap_size = 0");
-    if (rc == SQLITE_OK) rc = sqlite3_exec(s->db, "PRAGMA journal_mode = PERSIST", journal_row, &persist, NULL);
-    /* Somebody else put it into another mode, and is using it in that mode. */
-    if (rc == SQLITE_OK && !persist) rc = SQLITE_BUSY;
-    return rc;
+    return exec(s, "PRAGMA synchronous = OFF; PRAGMA temp_store = MEMORY; PRAGMA mmap_size = 0");
 }
 
 static enum sqlite_turn turn_of(struct sqlite_store *s, int rc, struct sqlite_failure *f)
@@ -371,9 +375,9 @@ static enum sqlite_turn turn_of(struct sqlite_store *s, int rc, struct sqlite_fa
     return is_busy(rc) ? TURN_BUSY : TURN_FAILED;
 }
 
-/* The connection is there: is it to the file that we checked, and what is in it? */
-static enum sqlite_turn opened(struct sqlite_store *s, const struct stat *before,
-                               struct sqlite_failure *f)
+/* The connection is there: is it to the file that was checked, and is that one of ours? */
+static enum sqlite_turn connected(struct sqlite_store *s, const struct stat *before,
+                                  struct sqlite_failure *f)
 {
     struct header h;
     struct stat st;
@@ -387,16 +391,15 @@ static enum sqlite_turn opened(struct sqlite_store *s, const struct stat *before
         belay__sqlite_fail(f, BELAY_UNAVAILABLE, BELAY_CAUSE_UNREACHABLE, "it is read-only");
         return TURN_FAILED;
     }
-    if (!header_read(s, &h, f)) return TURN_FAILED;
-    bool first = !header_of_this_boot(s, &h);
-    int rc = configure(s);
-    if (first && (rc == SQLITE_OK || is_damage(rc))) rc = boot_begin(s);
+    int rc = sqlite3_file_control(s->db, "main", SQLITE_FCNTL_FILE_POINTER, &s->file);
+    if (rc == SQLITE_OK && (s->file == NULL || s->file->pMethods == NULL)) rc = SQLITE_CANTOPEN;
     if (rc != SQLITE_OK) return turn_of(s, rc, f);
-    if (first && s->place.shared) {
-        char journal[SQLITE_PATH_MAX + 16];
-        snprintf(journal, sizeof journal, "%s-journal", s->place.path);
-        belay__sqlite_place_share(&s->place, journal);
-    }
+    if (!header_read(s, &h, f)) return TURN_FAILED;
+    rc = configure(s);
+    if (rc == SQLITE_OK && h.wal) rc = journal_set(s);
+    if (rc != SQLITE_OK) return turn_of(s, rc, f);
+    s->foreign_boot = !header_of_this_boot(s, &h);
+    s->journal_due = true;
     if (s->known && (s->device != st.st_dev || s->inode != st.st_ino)) {
         s->known = false; /* it was replaced while it was not open */
         return TURN_MOVED;
@@ -407,11 +410,10 @@ static enum sqlite_turn opened(struct sqlite_store *s, const struct stat *before
     return TURN_GO;
 }
 
-enum sqlite_turn belay__sqlite_store_open(struct sqlite_store *s, struct sqlite_failure *f)
+static enum sqlite_turn connect_file(struct sqlite_store *s, struct sqlite_failure *f)
 {
     struct stat st;
     bool absent;
-    if (s->db != NULL) return TURN_GO;
     if (!belay__sqlite_place_find(&s->place, f) ||
         !belay__sqlite_place_check(&s->place, &st, &absent, f))
         return TURN_FAILED;
@@ -421,15 +423,43 @@ enum sqlite_turn belay__sqlite_store_open(struct sqlite_store *s, struct sqlite_
                              SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_NOFOLLOW |
                                  SQLITE_OPEN_PRIVATECACHE,
                              NULL);
-    enum sqlite_turn turn;
-    if (rc == SQLITE_OK) {
-        turn = opened(s, &st, f);
-    } else {
-        int error = s->db != NULL ? sqlite3_system_errno(s->db) : 0;
-        turn = turn_of(s, rc, f);
-        if ((rc & 0xFF) == SQLITE_CANTOPEN && error != 0) belay__sqlite_fail_errno(f, error, "open");
+    if (rc == SQLITE_OK) return connected(s, &st, f);
+    int error = s->db != NULL ? sqlite3_system_errno(s->db) : 0;
+    enum sqlite_turn turn = turn_of(s, rc, f);
+    if ((rc & 0xFF) == SQLITE_CANTOPEN && error != 0) belay__sqlite_fail_errno(f, error, "open");
+    return turn;
+}
+
+/* The first opening in a boot needs a turn; until it comes, what was opened stays open. */
+static enum sqlite_turn boot_settle(struct sqlite_store *s, struct sqlite_failure *f)
+{
+    if (s->journal_due) {
+        int rc = journal_set(s);
+        if (is_busy(rc)) return turn_of(s, rc, f);
+        s->journal_due = rc != SQLITE_OK;
     }
-    if (turn != TURN_GO) belay__sqlite_store_close(s);
+    int rc = boot_begin(s);
+    if (rc != SQLITE_OK) return turn_of(s, rc, f);
+    s->foreign_boot = false;
+    if (s->place.shared) {
+        char journal[SQLITE_PATH_MAX + 16];
+        snprintf(journal, sizeof journal, "%s-journal", s->place.path);
+        belay__sqlite_place_share(&s->place, journal);
+    }
+    return TURN_GO;
+}
+
+enum sqlite_turn belay__sqlite_store_open(struct sqlite_store *s, struct sqlite_failure *f)
+{
+    enum sqlite_turn turn = TURN_GO;
+    if (s->db == NULL) {
+        turn = connect_file(s, f);
+        if (turn != TURN_GO) belay__sqlite_store_close(s);
+    }
+    if (turn == TURN_GO && s->foreign_boot) {
+        turn = boot_settle(s, f);
+        if (turn == TURN_FAILED) belay__sqlite_store_close(s);
+    }
     return turn;
 }
 
@@ -441,6 +471,7 @@ void belay__sqlite_store_close(struct sqlite_store *s)
     }
     sqlite3_close(s->db);
     s->db = NULL;
+    s->file = NULL;
 }
 
 /* ------------------------------------------------------------------ transactions */
@@ -451,21 +482,44 @@ static bool file_moved(const struct sqlite_store *s)
     return lstat(s->place.path, &st) != 0 || st.st_dev != s->device || st.st_ino != s->inode;
 }
 
+/* Asks without taking a lock. A BEGIN that fails has been in the way of the one that would have got through:
+ * with many at the door, nobody does. */
+static bool is_taken(struct sqlite_store *s)
+{
+    int taken = 0;
+    return s->file->pMethods->xCheckReservedLock(s->file, &taken) == SQLITE_OK && taken != 0;
+}
+
+/* Two that come at the same moment turn each other away, so it is worth a second look. */
+static int begin_step(struct sqlite_store *s, sqlite3_stmt *begin)
+{
+    int rc = SQLITE_BUSY;
+    for (int i = 0; i < BEGIN_TRIES && is_busy(rc) && !is_taken(s); i++) {
+        rc = sqlite3_step(begin);
+        sqlite3_reset(begin);
+    }
+    return rc;
+}
+
 enum sqlite_turn belay__sqlite_store_begin(struct sqlite_store *s, struct sqlite_failure *f)
 {
     enum sqlite_turn turn = belay__sqlite_store_open(s, f);
     if (turn != TURN_GO) return turn;
     sqlite3_stmt *begin = belay__sqlite_store_statement(s, SQL_BEGIN, f);
     if (begin == NULL) return TURN_FAILED;
-    int rc = sqlite3_step(begin);
-    sqlite3_reset(begin);
+    int rc = begin_step(s, begin);
+    bool begun = rc == SQLITE_DONE;
     if (is_busy(rc)) return turn_of(s, rc, f);
     bool moved = file_moved(s);
-    if (rc == SQLITE_DONE && !moved) return TURN_GO;
-    if (rc == SQLITE_DONE) belay__sqlite_store_rollback(s);
-    else if (!moved) belay__sqlite_store_fail(s, rc, f);
+    if (begun && !moved && s->journal_due) {
+        rc = journal_set(s);
+        s->journal_due = rc != SQLITE_OK;
+    }
+    if (begun && !moved && !s->journal_due) return TURN_GO;
+    if (!moved) turn = turn_of(s, rc, f);
+    if (begun) belay__sqlite_store_rollback(s);
     belay__sqlite_store_close(s);
-    if (!moved) return TURN_FAILED;
+    if (!moved) return turn;
     s->known = false;
     return TURN_MOVED;
 }

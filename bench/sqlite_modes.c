@@ -47,7 +47,7 @@ static const char schema[] =
 enum { BEGIN, COMMIT, ROLLBACK, LOOK, FENCE, TAKE, FREE, NEXT, STATEMENTS };
 
 static const char *const texts[STATEMENTS] = {
-    [BEGIN] = "BEGIN IMMEDIATE",
+    [BEGIN] = "BEGIN EXCLUSIVE",
     [COMMIT] = "COMMIT",
     [ROLLBACK] = "ROLLBACK",
     [LOOK] = "SELECT owner, expires_ns, boot, shift_ns, pid, start, pid_ns, pid2, start2"
