@@ -87,19 +87,36 @@ bool belay__call_inside(const struct belay__loop *loop)
     return loop->calling && pthread_equal(loop->call_thread, pthread_self());
 }
 
-void belay__call_withdraw(struct belay__loop *loop, struct belay__call *call)
+/* Lets the monitor go until `call_seq` moves. */
+static void seq_wait(struct belay__loop *loop)
+{
+    uint32_t seq = atomic_load_explicit(&loop->call_seq, memory_order_acquire);
+    loop->call_waiters++;
+    belay__loop_leave(loop);
+    belay__futex_wait(&loop->call_seq, seq, NULL);
+    belay__loop_enter(loop);
+    loop->call_waiters--;
+}
+
+bool belay__call_withdraw(struct belay__loop *loop, struct belay__call *call)
 {
     const void *about = call->about;
     belay_unlink(&call->link);
+    bool waited = false;
+    loop->withdrawing++;
     while (loop->calling && loop->call_about == about && about != NULL && !belay__call_inside(loop)) {
-        uint32_t seq = atomic_load_explicit(&loop->call_seq, memory_order_acquire);
-        loop->call_waiters++;
-        belay__loop_leave(loop);
-        belay__futex_wait(&loop->call_seq, seq, NULL);
-        belay__loop_enter(loop);
-        loop->call_waiters--;
+        waited = true;
+        seq_wait(loop);
         belay_unlink(&call->link);
     }
+    loop->withdrawing--;
+    if (waited && loop->call_waiters > 0) seq_bump(loop); /* a close may wait for us */
+    return waited;
+}
+
+void belay__call_settle(struct belay__loop *loop)
+{
+    while (loop->withdrawing > 0 || (!loop->threads && loop->calling)) seq_wait(loop);
 }
 
 void belay__call_stop(struct belay__loop *loop)

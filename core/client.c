@@ -459,6 +459,7 @@ belay_status belay_dispatch(belay *client)
     struct belay__loop *loop = &client->loop;
     if (loop->threads) return BELAY_INVALID;
     belay__loop_enter(loop);
+    loop->inside++; /* a close on another thread waits for us */
     belay__loop_poll(loop);
     belay__call_run_all(loop); /* nothing, if a callback is where we are called from */
     if (belay_links_empty(&loop->calls)) {
@@ -468,6 +469,7 @@ belay_status belay_dispatch(belay *client)
     }
     bool close = loop->close_wanted && !loop->calling;
     if (close) loop->close_wanted = false;
+    loop->inside--;
     belay__loop_leave(loop);
     if (!close) return BELAY_OK;
     belay_close(client);

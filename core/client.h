@@ -149,8 +149,8 @@ void belay__lock_extended(belay_lock *lock, belay_op *op, belay_status status);
 void belay__lock_op(belay_lock *lock, belay_op *op, belay_verb verb, uint32_t ttl_ms,
                     void (*done)(belay_op *, belay_status));
 void belay__lock_unref(belay_lock *lock);
-/* Takes the handle from its owner: no timer, no callback from now on. The monitor may be let go meanwhile. */
-void belay__lock_retire(belay_lock *lock);
+/* Takes the handle from its owner: no timer, no callback from now on. True: the monitor was let go meanwhile. */
+bool belay__lock_retire(belay_lock *lock);
 /* The keeper: (re)arms the lock's timer. */
 void belay__keeper_arm(belay_lock *lock);
 void belay__keeper_stop(belay_lock *lock);

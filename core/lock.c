@@ -189,17 +189,18 @@ static void extend_settled(belay_op *op, belay_status status)
 }
 
 /* Looks at the clock, then the arguments. OK: go on. The monitor is held. */
-static belay_status extend_check(belay_lock *lock, uint32_t *ttl_ms, int64_t now, belay_error *err)
+static belay_status extend_check(belay_lock *lock, uint32_t *ttl_ms, int64_t *now, belay_error *err)
 {
     belay *client = lock->client;
-    if (client->closing)
+    if (client->closing) /* and its world may be gone */
         return belay_error_set(err, BELAY_CLOSED, NULL, "the client was closed");
+    *now = belay__loop_now(&client->loop);
     if (*ttl_ms == 0) *ttl_ms = lock->ttl_ms;
     if (*ttl_ms < BELAY_TTL_MIN_MS || *ttl_ms > BELAY_TTL_MAX_MS)
         return belay_error_set(err, BELAY_INVALID, NULL, "a TTL of %u ms: it must be 100 ms to 7 days",
                                (unsigned)*ttl_ms);
     int64_t deadline = atomic_load_explicit(&lock->deadline_ns, memory_order_relaxed);
-    if (!lock->lost && now >= deadline)
+    if (!lock->lost && *now >= deadline)
         belay__lock_lose(lock, false, "its TTL ran out");
     if (lock->lost)
         return belay_error_set(err, BELAY_LOST, NULL, "%s",
@@ -227,8 +228,8 @@ belay_status belay_extend(belay_lock *lock, uint32_t ttl_ms, belay_error *err)
     if (status != BELAY_OK) return status;
     belay *client = lock->client;
     belay__loop_enter(&client->loop);
-    int64_t now = belay__loop_now(&client->loop);
-    status = extend_check(lock, &ttl_ms, now, err);
+    int64_t now = 0;
+    status = extend_check(lock, &ttl_ms, &now, err);
     if (status != BELAY_OK) {
         belay__loop_leave(&client->loop);
         return status;
@@ -255,8 +256,8 @@ belay_status belay_extend_start(belay_lock *lock, uint32_t ttl_ms, belay_done_fn
     if (done == NULL) return belay_error_set(err, BELAY_INVALID, NULL, "done is NULL");
     belay *client = lock->client;
     belay__loop_enter(&client->loop);
-    int64_t now = belay__loop_now(&client->loop);
-    status = extend_check(lock, &ttl_ms, now, err);
+    int64_t now = 0;
+    status = extend_check(lock, &ttl_ms, &now, err);
     if (status == BELAY_OK) status = started_need(client, err);
     belay_request *request = status == BELAY_OK ? belay__request_new(client, done, arg) : NULL;
     if (request == NULL) {
@@ -270,12 +271,12 @@ belay_status belay_extend_start(belay_lock *lock, uint32_t ttl_ms, belay_done_fn
 
 /* ------------------------------------------------------------------ release */
 
-void belay__lock_retire(belay_lock *lock)
+bool belay__lock_retire(belay_lock *lock)
 {
     lock->freed = true;
     belay__keeper_stop(lock);
     belay_unlink(&lock->all);
-    belay__call_withdraw(&lock->client->loop, &lock->call);
+    return belay__call_withdraw(&lock->client->loop, &lock->call);
 }
 
 /* What is left of its time at the backend, at most. */
@@ -306,21 +307,22 @@ static void release_settled(belay_op *op, belay_status status)
 }
 
 /* The first half of a release: the handle is gone from its owner. False: there is nothing to send, and *status says why. */
-static bool release_begin(belay_lock *lock, int64_t now, belay_status *status, belay_error *err)
+static bool release_begin(belay_lock *lock, int64_t *now, belay_status *status, belay_error *err)
 {
     belay *client = lock->client;
+    *now = belay__loop_now(&client->loop);
     int64_t deadline = atomic_load_explicit(&lock->deadline_ns, memory_order_relaxed);
-    if (!lock->lost && now >= deadline) {
+    if (!lock->lost && *now >= deadline) {
         lock->lost = true; /* its holder is asking: this is how it learns */
         atomic_store_explicit(&lock->deadline_ns, INT64_MIN, memory_order_release);
     }
-    belay__lock_retire(lock);
+    if (belay__lock_retire(lock)) *now = belay__loop_now(&client->loop); /* a callback took its time */
     if (!lock->lost) return true;
     *status = belay_error_set(err, BELAY_LOST, NULL, "%s",
                               lock->why != NULL ? lock->why : "its TTL ran out before it was released");
     /* Past its deadline: the delete is still sent, in case the place has not noticed. */
     belay__acquire_released(client, lock->key, lock->key_length);
-    if (lock->definite || !belay__debt_begin(lock, now + (int64_t)lock->ttl_ms * BELAY__MS))
+    if (lock->definite || !belay__debt_begin(lock, *now + (int64_t)lock->ttl_ms * BELAY__MS))
         belay__lock_unref(lock);
     return false;
 }
@@ -362,8 +364,8 @@ belay_status belay_release(belay_lock *lock, belay_error *err)
     belay *client = lock->client;
     belay__loop_enter(&client->loop);
     if (client->closing) return release_closed(lock, err);
-    int64_t now = belay__loop_now(&client->loop);
-    if (!release_begin(lock, now, &status, err)) {
+    int64_t now;
+    if (!release_begin(lock, &now, &status, err)) {
         belay__loop_leave(&client->loop);
         return status;
     }
@@ -388,7 +390,7 @@ belay_status belay_release_start(belay_lock *lock, belay_done_fn *done, void *ar
     if (status == BELAY_OK) status = started_need(client, err);
     if (status == BELAY_OK && (request = belay__request_new(client, done, arg)) == NULL)
         status = belay_error_set(err, BELAY_NOMEM, NULL, NULL);
-    if (status == BELAY_OK && !release_begin(lock, now, &status, err)) {
+    if (status == BELAY_OK && !release_begin(lock, &now, &status, err)) {
         belay__free(request);
         request = NULL;
     } else if (status != BELAY_OK) {

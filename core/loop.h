@@ -79,7 +79,8 @@ struct belay__loop {
     bool close_wanted;         /* by a callback: done when it has returned ... */
     void (*close)(struct belay__loop *loop); /* ... by this, unlocked */
     bool calling;              /* one runs now ... */
-    uint32_t call_waiters;     /* threads that wait for it to end */
+    uint32_t call_waiters;     /* threads that wait for it to end, ... */
+    uint32_t withdrawing;      /* ... of these, the ones in belay__call_withdraw */
     const void *call_about;    /* ... about this lock ... */
     pthread_t call_thread;     /* ... on this thread */
     _Atomic uint32_t call_seq; /* a futex: moves when a callback ends or one is queued */
@@ -134,8 +135,10 @@ bool belay__loop_lead_for_engine(struct belay__loop *loop);
 belay_status belay__call_need(struct belay__loop *loop); /* the thread exists from now on */
 void belay__call_queue(struct belay__loop *loop, struct belay__call *call);
 /* Takes a lock's call out of the queue and waits until one that runs has ended, unless we are inside it. The monitor is
- * held before and after, and let go meanwhile. */
-void belay__call_withdraw(struct belay__loop *loop, struct belay__call *call);
+ * held before and after; true: it was let go meanwhile. */
+bool belay__call_withdraw(struct belay__loop *loop, struct belay__call *call);
+/* For closing: waits until no other thread is in belay__call_withdraw or (BELAY_DISPATCH) in a callback. */
+void belay__call_settle(struct belay__loop *loop);
 void belay__call_run_all(struct belay__loop *loop); /* monitor held before and after */
 bool belay__call_inside(const struct belay__loop *loop); /* is this thread in a callback of this client? */
 void belay__call_stop(struct belay__loop *loop);         /* unlocked: runs what is queued, ends the thread */
