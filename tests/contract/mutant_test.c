@@ -305,7 +305,9 @@ int main(int argc, char **argv)
         fclose(stream);
         printf("%s %zu - mutant %d fails %s\n", seen > 0 ? "ok" : "not ok", i + 1,
                (int)expected[i].mutation, expected[i].broken);
+        const char *why = strstr(tap, "\n# "); /* of the first way that failed */
         if (seen <= 0) printf("%s", tap);
+        else if (why != NULL) printf("# %.*s\n", (int)strcspn(why + 3, "\n"), why + 3);
         if (seen <= 0) failed = 1;
         free(tap);
     }

@@ -26,7 +26,9 @@ static inline bool place_make(struct place *place)
 static inline const char *place_config(struct place *place, const char *text)
 {
     char *path = place->paths[place->count];
-    snprintf(path, sizeof place->paths[0], "%s/%d.conf", place->folder, place->count);
+    char folder[sizeof place->folder];
+    memcpy(folder, place->folder, sizeof folder);
+    snprintf(path, sizeof place->paths[0], "%s/%d.conf", folder, place->count);
     FILE *file = fopen(path, "w");
     if (file == NULL) return NULL;
     bool written = fputs(text, file) >= 0;

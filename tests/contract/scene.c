@@ -223,7 +223,8 @@ void pass_ns(struct scene *s, int64_t ns)
     if (s->dispatch) drive(s);
 }
 
-bool until(struct scene *s, bool (*seen)(void *arg), void *arg, const char *what)
+bool until_at(struct scene *s, bool (*seen)(void *arg), void *arg, const char *file, int line,
+              const char *what)
 {
     int64_t end = real_now() + s->patience_ns;
     for (uint32_t looks = 0; !atomic_load(&s->failed); looks++) {
@@ -232,7 +233,8 @@ bool until(struct scene *s, bool (*seen)(void *arg), void *arg, const char *what
         if (seen(arg)) return true;
         if (s->dispatch && s->flows && s->world != NULL) belay_fake_advance(s->world, NS_PER_MS);
         else if (s->dispatch && looks > 100) real_sleep(50000);
-        if ((looks & 63) == 63 && !must(s, real_now() < end, "waited in vain for: %s", what)) break;
+        if ((looks & 63) != 63) continue;
+        if (!must_see(s, real_now() < end, file, line, "waited in vain for: %s", what)) break;
     }
     return false;
 }

@@ -100,7 +100,7 @@ struct topic {
 #define now_of belay__contract_now_of
 #define pass_ns belay__contract_pass_ns
 #define drive belay__contract_drive
-#define until belay__contract_until
+#define until_at belay__contract_until_at
 #define units belay__contract_units
 #define other_world belay__contract_other_world
 #define open_options belay__contract_open_options
@@ -176,7 +176,9 @@ void pass_ns(struct scene *s, int64_t ns);
 void drive(struct scene *s);
 /* Main thread. Drives until `seen` is true; with FLOWS fake time goes on. False, and a failure that
  * names `what`, after many real seconds. */
-bool until(struct scene *s, bool (*seen)(void *arg), void *arg, const char *what);
+bool until_at(struct scene *s, bool (*seen)(void *arg), void *arg, const char *file, int line,
+              const char *what);
+#define until(s, seen, arg, what) until_at((s), (seen), (arg), __FILE__, __LINE__, (what))
 
 /* Main thread. A second world whose clock stands where the first one's does now; once in a scene.
  * NULL when memory ran out. */
