@@ -53,6 +53,10 @@ static void finish(belay_request *request, belay_status status)
 {
     belay *client = request->client;
     belay_request *next = belay__names_leave(request);
+    if (next != NULL && request->outage_since_ns != 0) { /* the outage is the name's, not the head's */
+        next->outage_since_ns = request->outage_since_ns;
+        next->status = request->status;
+    }
     if (next != NULL) promote(next, status == BELAY_OK, request->ttl_ms);
     belay__timer_disarm(&client->loop, &request->timer);
     belay_unlink(&request->attempt.link);
@@ -120,10 +124,21 @@ static void attempt_deferred(belay_task *task)
     if (request->phase == BELAY__PHASE_SLEEP && is_head(request)) attempt(request);
 }
 
+/* Who queues has not asked. While the head meets an outage, nobody may say that the lock is held. */
+static void outage_of_head(belay_request *request)
+{
+    const belay_request *head = belay__names_head(request->client, request->op.key.at, request->op.key.length, request->hash);
+    if (head == NULL || head->outage_since_ns == 0) return;
+    request->status = head->status;
+    memcpy(request->error.node, head->error.node, strlen(head->error.node) + 1);
+    memcpy(request->error.text, head->error.text, strlen(head->error.text) + 1);
+}
+
 static void timer_fired(belay_timer *timer)
 {
     belay_request *request = belay_container_of(timer, belay_request, timer);
     if (belay__loop_now(&request->client->loop) >= request->wait_until_ns) {
+        if (request->phase == BELAY__PHASE_QUEUED) outage_of_head(request);
         finish(request, request->status);
     } else if (request->phase == BELAY__PHASE_SLEEP || request->phase == BELAY__PHASE_PAUSE) {
         attempt(request);
@@ -184,8 +199,9 @@ static void refused(belay_request *request, belay_status status)
         if (over || too_long) {
             /* The last attempt was cut short by the wait's end, unsent: what was known before holds. */
             bool cut = over && !request->try_once && status == BELAY_UNAVAILABLE &&
-                       request->was_held && request->op.canceled;
+                       request->was_held && request->status == BELAY_HELD && request->op.canceled;
             if (cut) request->error.text[0] = '\0';
+            else request->status = status;
             finish(request, cut ? BELAY_HELD : status);
             return;
         }
