@@ -1,24 +1,21 @@
 /* sqlite.c - locks of this host: any number of processes that open one file (SEMANTICS 9).
  *
- * Each verb is one short exclusive transaction, and nothing is held across a return to the loop. When
- * another process is in the file, the op joins a queue that one timer empties: a random pause, never a
- * sleep. sqlite.h is the map of the other files; docs/sqlite.md says why it is as it is, with figures. */
+ * Each verb is one short exclusive transaction, and nothing is held across a return to the loop.
+ * When another process is in the file, the op joins a queue that one timer empties: a random pause,
+ * never a sleep. sqlite.h is the map of the other files; docs/sqlite.md says why it is as it is,
+ * with figures. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
 #include "sqlite.h"
 
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
-#define LATE_NS        INT64_C(100000000)
-#define CHORES_MAX     4096
-#define NEXT_MAX       4 /* waiters that one release reads */
-#define SWEEP_CHANCE   128
+#define LATE_NS INT64_C(100000000)
+#define SWEEP_CHANCE 128
 #define SWEEP_AFTER_NS INT64_C(60000000000)
-#define PROPOSAL_MAX   (UINT64_C(1) << 49)
+#define PROPOSAL_MAX (UINT64_C(1) << 49)
 
 /* What a grant must know: that it is lost, and that a release may have been done. */
 struct grant {
@@ -27,31 +24,6 @@ struct grant {
     bool lost, unsure;
 };
 
-/* What is done when there is time: a waiter's row that nobody needs, a wake-up to be passed on. */
-struct chore {
-    belay_link link;
-    bool pass;
-    int64_t since_ns;
-    char socket[64];
-    size_t length;
-    char key[];
-};
-
-/* The waiters that a release has read, told after its COMMIT. */
-struct next {
-    int count;
-    struct {
-        int64_t since_ns;
-        char socket[64];
-    } at[NEXT_MAX];
-};
-
-/* The clients of this process: one that leaves the file pokes those that wait for it, so that they need not
- * find out by trying. (Other processes do; nothing but the wait's length hangs on this.) */
-static pthread_mutex_t neighbours_mutex = PTHREAD_MUTEX_INITIALIZER;
-static belay_link neighbours = { &neighbours, &neighbours };
-static _Atomic int stuck_count;
-
 static struct sqlite_backend *backend_of(belay_backend *base)
 {
     return belay_container_of(base, struct sqlite_backend, base);
@@ -59,38 +31,22 @@ static struct sqlite_backend *backend_of(belay_backend *base)
 
 void belay__sqlite_op_fail(struct sqlite_backend *b, belay_op *op, const struct sqlite_failure *f)
 {
-    belay_op_fail(op, f->status, f->cause, belay__sqlite_place_name(&b->store.place), "%s", f->text);
-}
-
-/* ------------------------------------------------------------------ neighbours */
-
-static void poke_neighbours(struct sqlite_backend *b)
-{
-    if (atomic_load(&stuck_count) == 0) return;
-    pthread_mutex_lock(&neighbours_mutex);
-    for (belay_link *link = neighbours.next; link != &neighbours; link = link->next) {
-        struct sqlite_backend *other = belay_container_of(link, struct sqlite_backend, neighbour);
-        if (other != b && atomic_load(&other->stuck)) belay_poke_raise(&other->poke);
-    }
-    pthread_mutex_unlock(&neighbours_mutex);
-}
-
-static void stuck_set(struct sqlite_backend *b, bool stuck)
-{
-    if (atomic_exchange(&b->stuck, stuck) != stuck) atomic_fetch_add(&stuck_count, stuck ? 1 : -1);
+    belay_op_fail(op, f->status, f->cause, belay__sqlite_place_name(&b->store.place), "%s",
+                  f->text);
 }
 
 /* ------------------------------------------------------------------ transactions */
 
-/* The locks of the file that stood there are nobody's now. Not inside a transaction: who is told may
- * start ops of this backend at once. */
+/* The locks of the file that stood there are nobody's now. Not inside a transaction: who is told
+ * may start ops of this backend at once. */
 static void file_lost(struct sqlite_backend *b)
 {
     belay_link lost;
     const char *name = belay__sqlite_place_name(&b->store.place);
     char why[200];
     belay__sqlite_wakes_moved(&b->wakes);
-    belay_env_log(b->store.env, BELAY_LOG_ERROR, "%s: replaced or removed while it was in use", name);
+    belay_env_log(b->store.env, BELAY_LOG_ERROR, "%s: replaced or removed while it was in use",
+                  name);
     snprintf(why, sizeof why, "%s was replaced or removed", name);
     belay_links_init(&lost);
     while (!belay_links_empty(&b->grants)) {
@@ -106,7 +62,7 @@ static void file_lost(struct sqlite_backend *b)
     }
 }
 
-static enum sqlite_turn begin(struct sqlite_backend *b, struct sqlite_failure *f)
+enum sqlite_turn belay__sqlite_begin(struct sqlite_backend *b, struct sqlite_failure *f)
 {
     for (int i = 0; i < 3; i++) {
         enum sqlite_turn turn = belay__sqlite_store_begin(&b->store, f);
@@ -117,167 +73,11 @@ static enum sqlite_turn begin(struct sqlite_backend *b, struct sqlite_failure *f
     return TURN_FAILED;
 }
 
-/* Who is turned away says so before it tries for the last time: whoever is inside then will poke it. */
-static enum sqlite_turn begin_or_stick(struct sqlite_backend *b, struct sqlite_failure *f)
-{
-    enum sqlite_turn turn = begin(b, f);
-    if (turn != TURN_BUSY) return turn;
-    stuck_set(b, true);
-    return begin(b, f);
-}
-
 static void give_up(struct sqlite_backend *b, belay_op *op, const struct sqlite_failure *f)
 {
     belay__sqlite_store_rollback(&b->store);
     if (f->status == BELAY_CONFIG) belay__sqlite_store_close(&b->store);
     belay__sqlite_op_fail(b, op, f);
-}
-
-static void bind_key(sqlite3_stmt *statement, belay_str key)
-{
-    sqlite3_bind_blob(statement, 1, key.at, (int)key.length, SQLITE_STATIC);
-}
-
-/* ------------------------------------------------------------------ chores */
-
-static void chore_add(struct sqlite_backend *b, bool pass, belay_str key, int64_t since_ns,
-                      const char *socket)
-{
-    if (b->chore_count >= CHORES_MAX) return;
-    for (belay_link *link = b->chores.next; pass && link != &b->chores; link = link->next) {
-        const struct chore *other = belay_container_of(link, struct chore, link);
-        if (other->pass && other->length == key.length && memcmp(other->key, key.at, key.length) == 0)
-            return;
-    }
-    /* Without memory a dead row stays until the next release trips over it. */
-    struct chore *chore = belay_env_alloc(b->store.env, sizeof *chore + key.length + 1);
-    if (chore == NULL) return;
-    chore->pass = pass;
-    chore->since_ns = since_ns;
-    snprintf(chore->socket, sizeof chore->socket, "%s", socket);
-    chore->length = key.length;
-    memcpy(chore->key, key.at, key.length);
-    belay_link_append(&b->chores, &chore->link);
-    b->chore_count++;
-    belay_task_post(b->store.env, &b->task);
-}
-
-static void chore_free(struct sqlite_backend *b, struct chore *chore)
-{
-    belay_unlink(&chore->link);
-    b->chore_count--;
-    belay_env_free(b->store.env, chore);
-}
-
-static bool row_delete(struct sqlite_backend *b, belay_str key, int64_t since_ns, const char *socket,
-                       struct sqlite_failure *f)
-{
-    sqlite3_stmt *unwait = belay__sqlite_store_statement(&b->store, SQL_UNWAIT, f);
-    if (unwait == NULL) return false;
-    bind_key(unwait, key);
-    sqlite3_bind_int64(unwait, 2, since_ns);
-    sqlite3_bind_text(unwait, 3, socket, -1, SQLITE_STATIC);
-    return belay__sqlite_store_run(&b->store, unwait, f);
-}
-
-static bool next_read(struct sqlite_backend *b, belay_str key, struct next *next,
-                      struct sqlite_failure *f)
-{
-    sqlite3_stmt *statement = belay__sqlite_store_statement(&b->store, SQL_NEXT, f);
-    int rc;
-    next->count = 0;
-    if (statement == NULL) return false;
-    bind_key(statement, key);
-    while ((rc = sqlite3_step(statement)) == SQLITE_ROW && next->count < NEXT_MAX) {
-        const char *socket = (const char *)sqlite3_column_text(statement, 1);
-        next->at[next->count].since_ns = sqlite3_column_int64(statement, 0);
-        snprintf(next->at[next->count].socket, sizeof next->at[0].socket, "%s",
-                 socket != NULL ? socket : "");
-        next->count++;
-    }
-    return belay__sqlite_store_done(&b->store, statement, rc, f);
-}
-
-/* Tells the oldest that can be told. Rows of the dead go, later. */
-static void next_tell(struct sqlite_backend *b, belay_str key, const struct next *next)
-{
-    int dead = 0;
-    for (int i = 0; i < next->count; i++) {
-        enum sqlite_sent sent = belay__sqlite_wakes_send(&b->wakes, next->at[i].socket, key,
-                                                         next->at[i].since_ns);
-        if (sent == SENT_OK) return;
-        if (sent != SENT_DEAD) continue;
-        chore_add(b, false, key, next->at[i].since_ns, next->at[i].socket);
-        dead++;
-    }
-    if (next->count == NEXT_MAX && dead > 0) chore_add(b, true, key, 0, "");
-}
-
-static bool is_free(struct sqlite_backend *b, const struct sqlite_row *row, int64_t now_ns)
-{
-    const struct sqlite_self *self = &b->store.self;
-    return belay__sqlite_row_ended(row, self, now_ns) || belay__sqlite_holder_gone(self, &row->holder);
-}
-
-/* Somebody woke us for a lock that none of our waits wants any more: whose turn is it now? */
-static bool chore_pass(struct sqlite_backend *b, belay_str key, struct next *next,
-                       struct sqlite_failure *f)
-{
-    struct sqlite_row row;
-    next->count = 0;
-    if (!belay__sqlite_store_look(&b->store, key, &row, f)) return false;
-    return !is_free(b, &row, belay_env_now(b->store.env)) || next_read(b, key, next, f);
-}
-
-/* One transaction for all the dead rows at the front, or for one wake-up. */
-static bool chores_step(struct sqlite_backend *b, struct sqlite_failure *f)
-{
-    struct chore *first = belay_container_of(b->chores.next, struct chore, link);
-    belay_str key = { first->key, first->length };
-    struct next next = { 0 };
-    bool done = true;
-    unsigned count = 0;
-    if (first->pass) {
-        done = chore_pass(b, key, &next, f);
-        count = 1;
-    }
-    for (belay_link *link = b->chores.next; !first->pass && done && link != &b->chores; link = link->next) {
-        struct chore *chore = belay_container_of(link, struct chore, link);
-        if (chore->pass) break;
-        done = row_delete(b, (belay_str){ chore->key, chore->length }, chore->since_ns, chore->socket, f);
-        count++;
-    }
-    done = done && belay__sqlite_store_commit(&b->store, f);
-    if (!done) belay__sqlite_store_rollback(&b->store);
-    else if (first->pass) next_tell(b, key, &next);
-    for (; count > 0; count--)
-        chore_free(b, belay_container_of(b->chores.next, struct chore, link));
-    return done;
-}
-
-static void retry_arm(struct sqlite_backend *b);
-
-/* Chores are hints: what fails but for want of a turn is dropped. */
-static void chores_run(struct sqlite_backend *b)
-{
-    struct sqlite_failure f;
-    unsigned limit = 2 * CHORES_MAX;
-    while (!belay_links_empty(&b->chores) && limit-- > 0) {
-        enum sqlite_turn turn = begin_or_stick(b, &f);
-        if (turn == TURN_BUSY) {
-            retry_arm(b);
-            return;
-        }
-        b->tries = 0;
-        if (turn != TURN_GO || !chores_step(b, &f)) break;
-    }
-    while (!belay_links_empty(&b->chores))
-        chore_free(b, belay_container_of(b->chores.next, struct chore, link));
-}
-
-static void task_run(belay_task *task)
-{
-    chores_run(belay_container_of(task, struct sqlite_backend, task));
 }
 
 /* ------------------------------------------------------------------ acquire */
@@ -289,7 +89,8 @@ static bool fence(struct sqlite_backend *b, belay_op *op, struct sqlite_failure 
     if (!belay_env_fencing(b->store.env)) return true;
     sqlite3_stmt *statement = belay__sqlite_store_statement(&b->store, SQL_FENCE, f);
     if (statement == NULL) return false;
-    if (proposal >= PROPOSAL_MAX) proposal = 0; /* a clock that is far off must not use up the numbers */
+    if (proposal >= PROPOSAL_MAX)
+        proposal = 0; /* a clock that is far off must not use up the numbers */
     bool room = op->token_floor < (uint64_t)INT64_MAX - 1;
     sqlite3_bind_int64(statement, 1, (int64_t)proposal);
     sqlite3_bind_int64(statement, 2, room ? (int64_t)op->token_floor : INT64_MAX - 1);
@@ -300,7 +101,8 @@ static bool fence(struct sqlite_backend *b, belay_op *op, struct sqlite_failure 
     }
     if (!belay__sqlite_store_done(&b->store, statement, rc, f)) return false;
     if (op->token > op->token_floor && room) return true;
-    return belay__sqlite_fail(f, BELAY_REFUSED, BELAY_CAUSE_WRONG, "its fencing tokens are used up");
+    return belay__sqlite_fail(f, BELAY_REFUSED, BELAY_CAUSE_WRONG,
+                              "its fencing tokens are used up");
 }
 
 static bool row_take(struct sqlite_backend *b, const belay_op *op, int64_t now_ns,
@@ -310,7 +112,7 @@ static bool row_take(struct sqlite_backend *b, const belay_op *op, int64_t now_n
     sqlite3_stmt *take = belay__sqlite_store_statement(&b->store, SQL_TAKE, f);
     bool second = op->also_pid > 0 && !op->detached;
     if (take == NULL) return false;
-    bind_key(take, op->key);
+    belay__sqlite_bind_key(take, op->key);
     sqlite3_bind_text(take, 2, op->owner, BELAY_OWNER_LENGTH, SQLITE_STATIC);
     sqlite3_bind_int64(take, 3, (int64_t)op->token);
     sqlite3_bind_int64(take, 4, now_ns + (int64_t)op->ttl_ms * 1000000);
@@ -347,7 +149,8 @@ static void acquire_free(struct sqlite_backend *b, belay_op *op, int64_t now_ns)
     if (!done) belay__sqlite_fail(&f, BELAY_NOMEM, BELAY_CAUSE_NONE, "out of memory");
     done = done && fence(b, op, &f) && row_take(b, op, now_ns, &f) && sweep(b, now_ns, &f);
     if (waiter != NULL && waiter->stored)
-        done = done && row_delete(b, op->key, waiter->since_ns, b->wakes.socket, &f);
+        done =
+            done && belay__sqlite_waiter_delete(b, op->key, waiter->since_ns, b->wakes.socket, &f);
     done = done && belay__sqlite_store_commit(&b->store, &f);
     if (!done) {
         belay_env_free(b->store.env, grant);
@@ -373,7 +176,7 @@ static void acquire_held(struct sqlite_backend *b, belay_op *op, const struct sq
     if (waiter != NULL && !waiter->stored && belay__sqlite_wakes_listen(&b->wakes)) {
         sqlite3_stmt *wait = belay__sqlite_store_statement(&b->store, SQL_WAIT, &f);
         if (wait != NULL) {
-            bind_key(wait, op->key);
+            belay__sqlite_bind_key(wait, op->key);
             sqlite3_bind_int64(wait, 2, waiter->since_ns);
             sqlite3_bind_text(wait, 3, b->wakes.socket, -1, SQLITE_STATIC);
         }
@@ -394,11 +197,12 @@ static void acquire(struct sqlite_backend *b, belay_op *op, int64_t now_ns)
     struct sqlite_row row;
     if (!belay__sqlite_store_look(&b->store, op->key, &row, &f)) {
         give_up(b, op, &f);
-    } else if (is_free(b, &row, now_ns)) {
+    } else if (belay__sqlite_row_free(&row, &b->store.self, now_ns)) {
         acquire_free(b, op, now_ns);
     } else if (row.shift_ns != b->store.self.shift_ns) {
-        belay__sqlite_fail(&f, BELAY_CONFIG, BELAY_CAUSE_WRONG,
-                           "its holder lives in another time namespace; share a file within one only");
+        belay__sqlite_fail(
+            &f, BELAY_CONFIG, BELAY_CAUSE_WRONG,
+            "its holder lives in another time namespace; share a file within one only");
         belay__sqlite_store_rollback(&b->store);
         belay__sqlite_op_fail(b, op, &f);
     } else {
@@ -416,11 +220,11 @@ static struct grant *grant_of(const belay_op *op)
 static void release(struct sqlite_backend *b, belay_op *op)
 {
     struct sqlite_failure f;
-    struct next next = { 0 };
+    struct sqlite_next next = { 0 };
     struct grant *grant = op->verb == BELAY_VERB_RELEASE ? grant_of(op) : NULL;
     sqlite3_stmt *statement = belay__sqlite_store_statement(&b->store, SQL_FREE, &f);
     if (statement != NULL) {
-        bind_key(statement, op->key);
+        belay__sqlite_bind_key(statement, op->key);
         sqlite3_bind_text(statement, 2, op->owner, -1, SQLITE_STATIC);
     }
     if (!belay__sqlite_store_run(&b->store, statement, &f)) {
@@ -429,11 +233,12 @@ static void release(struct sqlite_backend *b, belay_op *op)
         belay__sqlite_store_rollback(&b->store);
         if (grant != NULL) op->unsure_release = grant->unsure;
         belay_op_settle(op, BELAY_LOST);
-    } else if (!next_read(b, op->key, &next, &f) || !belay__sqlite_store_commit(&b->store, &f)) {
+    } else if (!belay__sqlite_next_read(b, op->key, &next, &f) ||
+               !belay__sqlite_store_commit(&b->store, &f)) {
         if (grant != NULL) grant->unsure = true;
         give_up(b, op, &f);
     } else {
-        next_tell(b, op->key, &next);
+        belay__sqlite_next_tell(b, op->key, &next);
         belay_op_settle(op, BELAY_OK);
     }
 }
@@ -446,19 +251,22 @@ static void extend(struct sqlite_backend *b, belay_op *op, int64_t now_ns)
         give_up(b, op, &f);
         return;
     }
-    if (belay__sqlite_row_ended(&row, &b->store.self, now_ns) || strcmp(row.owner, op->owner) != 0) {
+    if (belay__sqlite_row_ended(&row, &b->store.self, now_ns) ||
+        strcmp(row.owner, op->owner) != 0) {
         belay__sqlite_store_rollback(&b->store);
         belay_op_settle(op, BELAY_LOST);
         return;
     }
     sqlite3_stmt *statement = belay__sqlite_store_statement(&b->store, SQL_EXTEND, &f);
     if (statement != NULL) {
-        bind_key(statement, op->key);
+        belay__sqlite_bind_key(statement, op->key);
         sqlite3_bind_text(statement, 2, op->owner, -1, SQLITE_STATIC);
         sqlite3_bind_int64(statement, 3,
-                           now_ns + (int64_t)op->ttl_ms * 1000000 + row.shift_ns - b->store.self.shift_ns);
+                           now_ns + (int64_t)op->ttl_ms * 1000000 + row.shift_ns -
+                               b->store.self.shift_ns);
     }
-    if (!belay__sqlite_store_run(&b->store, statement, &f) || !belay__sqlite_store_commit(&b->store, &f)) {
+    if (!belay__sqlite_store_run(&b->store, statement, &f) ||
+        !belay__sqlite_store_commit(&b->store, &f)) {
         give_up(b, op, &f);
         return;
     }
@@ -487,8 +295,9 @@ static void run(struct sqlite_backend *b, belay_op *op)
 static bool attempt(struct sqlite_backend *b, belay_op *op)
 {
     struct sqlite_failure f;
-    enum sqlite_turn turn = begin_or_stick(b, &f);
-    struct grant *grant = op->verb == BELAY_VERB_EXTEND || op->verb == BELAY_VERB_RELEASE ? grant_of(op) : NULL;
+    enum sqlite_turn turn = belay__sqlite_begin(b, &f);
+    struct grant *grant =
+        op->verb == BELAY_VERB_EXTEND || op->verb == BELAY_VERB_RELEASE ? grant_of(op) : NULL;
     if (grant != NULL && grant->lost) {
         if (turn == TURN_GO) belay__sqlite_store_rollback(&b->store);
         belay_op_fail(op, BELAY_LOST, BELAY_CAUSE_NONE, belay__sqlite_place_name(&b->store.place),
@@ -503,13 +312,12 @@ static bool attempt(struct sqlite_backend *b, belay_op *op)
     } else {
         belay__sqlite_op_fail(b, op, &f);
     }
-    poke_neighbours(b);
     return true;
 }
 
-/* A collision is over in a moment. A file under siege is left in peace, or nobody gets through; whoever has
- * stood there for long asks more often (docs/sqlite.md). */
-static void retry_arm(struct sqlite_backend *b)
+/* A collision is over in a moment. A file under siege is left in peace, or nobody gets through;
+ * whoever has stood there for long asks more often (docs/sqlite.md). */
+void belay__sqlite_retry_arm(struct sqlite_backend *b)
 {
     static const struct {
         int32_t least_ns;
@@ -521,37 +329,26 @@ static void retry_arm(struct sqlite_backend *b)
     if (!belay_links_empty(&b->queue))
         age = now - belay_container_of(b->queue.next, belay_op, link)->number;
     int32_t least = b->tries == 0 ? first.least_ns : age < LATE_NS ? usual.least_ns : late.least_ns;
-    uint32_t range = b->tries == 0 ? first.range_ns : age < LATE_NS ? usual.range_ns : late.range_ns;
+    uint32_t range = b->tries == 0   ? first.range_ns
+                     : age < LATE_NS ? usual.range_ns
+                                     : late.range_ns;
     b->tries++;
     belay_timer_arm(env, &b->retry, now + least + belay_env_random_below(env, range));
 }
 
-static void queue_run(struct sqlite_backend *b)
+static void retry_fired(belay_timer *timer)
 {
+    struct sqlite_backend *b = belay_container_of(timer, struct sqlite_backend, retry);
     while (!belay_links_empty(&b->queue)) {
         belay_op *op = belay_container_of(b->queue.next, belay_op, link);
         if (!attempt(b, op)) {
-            retry_arm(b);
+            belay__sqlite_retry_arm(b);
             return;
         }
         belay_unlink(&op->link);
         b->tries = 0;
     }
-    chores_run(b);
-    if (belay_links_empty(&b->chores)) stuck_set(b, false);
-}
-
-static void retry_fired(belay_timer *timer)
-{
-    queue_run(belay_container_of(timer, struct sqlite_backend, retry));
-}
-
-static void poked(belay_poke *poke)
-{
-    struct sqlite_backend *b = belay_container_of(poke, struct sqlite_backend, poke);
-    if (!atomic_load(&b->stuck)) return;
-    belay_timer_disarm(b->store.env, &b->retry);
-    queue_run(b);
+    belay__sqlite_chores_run(b);
 }
 
 /* Behind those that wait for the file already. */
@@ -561,7 +358,7 @@ static void start(belay_backend *base, belay_op *op)
     if (belay_links_empty(&b->queue) && attempt(b, op)) return;
     op->number = belay_env_now(b->store.env);
     belay_link_append(&b->queue, &op->link);
-    retry_arm(b);
+    belay__sqlite_retry_arm(b);
 }
 
 static void cancel(belay_backend *base, belay_op *op)
@@ -569,13 +366,13 @@ static void cancel(belay_backend *base, belay_op *op)
     struct sqlite_backend *b = backend_of(base);
     if (!belay_linked(&op->link)) return;
     belay_unlink(&op->link);
-    if (belay_links_empty(&b->queue) && belay_links_empty(&b->chores)) {
+    if (belay_links_empty(&b->queue) && belay_links_empty(&b->chores))
         belay_timer_disarm(b->store.env, &b->retry);
-        stuck_set(b, false);
-    }
     int64_t ms = (belay_env_now(b->store.env) - op->number) / 1000000;
-    belay_op_fail(op, BELAY_UNAVAILABLE, BELAY_CAUSE_BUSY, belay__sqlite_place_name(&b->store.place),
-                  "busy: another process was writing to it at every try for %lld ms", (long long)ms);
+    belay_op_fail(op, BELAY_UNAVAILABLE, BELAY_CAUSE_BUSY,
+                  belay__sqlite_place_name(&b->store.place),
+                  "busy: another process was writing to it at every try for %lld ms",
+                  (long long)ms);
 }
 
 /* ------------------------------------------------------------------ grants and waits */
@@ -593,35 +390,36 @@ static void unwait(belay_backend *base, belay_wait *wait)
     struct sqlite_waiter *waiter = wait->data;
     if (waiter == NULL) return;
     if (waiter->stored)
-        chore_add(b, false, (belay_str){ waiter->key, waiter->length }, waiter->since_ns, b->wakes.socket);
+        belay__sqlite_chore_add(b, false, (belay_str){ waiter->key, waiter->length },
+                                waiter->since_ns, b->wakes.socket);
     belay__sqlite_waiter_free(&b->wakes, waiter);
 }
 
 static void stray(struct sqlite_wakes *wakes, belay_str key)
 {
-    chore_add(belay_container_of(wakes, struct sqlite_backend, wakes), true, key, 0, "");
+    belay__sqlite_chore_add(belay_container_of(wakes, struct sqlite_backend, wakes), true, key, 0,
+                            "");
 }
 
 static bool owes(belay_backend *base)
 {
     struct sqlite_backend *b = backend_of(base);
-    if (!belay_links_empty(&b->chores) && belay_links_empty(&b->queue)) chores_run(b);
+    if (!belay_links_empty(&b->chores) && belay_links_empty(&b->queue)) belay__sqlite_chores_run(b);
     return !belay_links_empty(&b->chores);
 }
 
 /* ------------------------------------------------------------------ the object */
 
+static void task_run(belay_task *task)
+{
+    belay__sqlite_chores_run(belay_container_of(task, struct sqlite_backend, task));
+}
+
 static void destroy(belay_backend *base)
 {
     struct sqlite_backend *b = backend_of(base);
     belay_env *env = b->store.env;
-    while (!belay_links_empty(&b->chores))
-        chore_free(b, belay_container_of(b->chores.next, struct chore, link));
-    pthread_mutex_lock(&neighbours_mutex);
-    belay_unlink(&b->neighbour);
-    belay_poke_fini(&b->poke);
-    pthread_mutex_unlock(&neighbours_mutex);
-    stuck_set(b, false);
+    belay__sqlite_chores_drop(b);
     belay_task_drop(env, &b->task);
     belay_timer_disarm(env, &b->retry);
     belay__sqlite_wakes_fini(&b->wakes);
@@ -653,10 +451,6 @@ static belay_status create(belay_backend **out, belay_env *env, const belay_sett
     belay_links_init(&b->chores);
     belay_timer_init(&b->retry, retry_fired);
     b->task.fn = task_run;
-    belay_poke_init(env, &b->poke, poked);
-    pthread_mutex_lock(&neighbours_mutex);
-    belay_link_append(&neighbours, &b->neighbour);
-    pthread_mutex_unlock(&neighbours_mutex);
     belay__sqlite_wakes_init(&b->wakes, env, &b->store.place, &b->store.self, stray);
     belay_status status = belay__sqlite_place_init(&b->store.place, settings, err);
     if (status == BELAY_OK) {
@@ -672,11 +466,16 @@ static belay_status create(belay_backend **out, belay_env *env, const belay_sett
 }
 
 static const belay_setting_spec sqlite_settings[] = {
-    { .key = "path", .type = BELAY_SETTING_STRING,
-      .help = "the file of locks, an absolute path; none: a directory of this user's on this host" },
-    { .key = "group", .type = BELAY_SETTING_STRING,
+    { .key = "path",
+      .type = BELAY_SETTING_STRING,
+      .help =
+          "the file of locks, an absolute path; none: a directory of this user's on this host" },
+    { .key = "group",
+      .type = BELAY_SETTING_STRING,
       .help = "a group whose members share the file; without it the file is this user's alone" },
-    { .key = "mode", .type = BELAY_SETTING_MODE, .initial = "0600",
+    { .key = "mode",
+      .type = BELAY_SETTING_MODE,
+      .initial = "0600",
       .help = "the mode of a new file; with a group 0660 unless it is given" },
     { 0 },
 };

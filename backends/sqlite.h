@@ -1,10 +1,12 @@
 /* sqlite.h - private to backends/sqlite*.c: the parts of the sqlite backend and what each promises.
  *
  *   sqlite.c         the backend: verbs, the queue behind a busy file, grants, chores
- *   sqlite_store.c   the database file: opening, schema, another boot, damage, transactions, statements
- *   sqlite_place.c   where the file may be: directory, owner, mode, filesystem; putting a new one there
- *   sqlite_holder.c  who holds: this process, that process, and whether it is provably gone
+ *   sqlite_store.c   the database: opening, turns, transactions, statements, rows
+ *   sqlite_file.c    what is in it: the schema, a new file, the header, another boot, damage
+ *   sqlite_place.c   where the file may be: directory, owner, mode, filesystem; putting a new one
+ * there sqlite_holder.c  who holds: this process, that process, and whether it is provably gone
  *   sqlite_wake.c    telling a waiter in another process: datagram sockets and pidfds
+ *   sqlite_chore.c   whose turn is it now: the next waiter, rows of waits that ended
  *   sqlite_look.c    inspect, list, diagnose
  */
 #ifndef BELAY_BACKENDS_SQLITE_H
@@ -27,7 +29,8 @@ struct sqlite_failure {
 /* Fills it; returns false, so that `return belay__sqlite_fail(...)` reads well. */
 bool belay__sqlite_fail(struct sqlite_failure *f, belay_status status, belay_cause cause,
                         const char *format, ...) __attribute__((format(printf, 4, 5)));
-/* The same for what a system call said: "WHAT: strerror". Permission is REFUSED, all else UNAVAILABLE. */
+/* The same for what a system call said: "WHAT: strerror". Permission is REFUSED, all else
+ * UNAVAILABLE. */
 bool belay__sqlite_fail_errno(struct sqlite_failure *f, int error, const char *what);
 
 /* ------------------------------------------------------------------ place */
@@ -48,7 +51,8 @@ belay_status belay__sqlite_place_init(struct sqlite_place *place, const belay_se
                                       belay_error *err);
 /* What to call it in messages, also before it was found. */
 const char *belay__sqlite_place_name(const struct sqlite_place *place);
-/* Makes the default directory where it is missing; checks directory and filesystem; sets path and directory. */
+/* Makes the default directory where it is missing; checks directory and filesystem; sets path and
+ * directory. */
 bool belay__sqlite_place_find(struct sqlite_place *place, struct sqlite_failure *f);
 /* Checks the file, and its journal if there is one. *absent: there is no file. */
 bool belay__sqlite_place_check(const struct sqlite_place *place, struct stat *st, bool *absent,
@@ -66,10 +70,10 @@ bool belay__sqlite_filesystem_local(unsigned long magic, const char **name);
 /* Who we are; read once. What can't be read stays 0 or false. */
 struct sqlite_self {
     pid_t pid;
-    int64_t start;   /* ticks since boot, from /proc/self/stat */
-    int64_t pid_ns;  /* inode of the pid namespace */
-    int64_t shift_ns; /* this time namespace's CLOCK_BOOTTIME minus the machine's */
-    bool proc;       /* /proc shows our own pid namespace */
+    int64_t start;      /* ticks since boot, from /proc/self/stat */
+    int64_t pid_ns;     /* inode of the pid namespace */
+    int64_t shift_ns;   /* this time namespace's CLOCK_BOOTTIME minus the machine's */
+    bool proc;          /* /proc shows our own pid namespace */
     size_t boot_length; /* 16, or 0: not known */
     unsigned char boot[16];
     int32_t boot_mark; /* a hash of it that is never 0; 1: not known */
@@ -119,6 +123,7 @@ struct sqlite_store {
     sqlite3_stmt *statements[SQL_STATEMENTS];
     bool foreign_boot; /* another boot used it last: to be checked and emptied */
     bool journal_due;  /* the journal's mode is to be set */
+    bool inside;       /* has this process's turn: a transaction is open */
     bool known;        /* device and inode are those of the file that was opened last */
     dev_t device;
     ino_t inode;
@@ -169,6 +174,32 @@ void belay__sqlite_row_read(struct sqlite_row *row, sqlite3_stmt *statement);
 /* Free: not there, expired, of another boot. (The dead-holder rule is not asked.) */
 bool belay__sqlite_row_ended(const struct sqlite_row *row, const struct sqlite_self *self,
                              int64_t now_ns);
+/* Ended, or its holder is provably gone. */
+bool belay__sqlite_row_free(const struct sqlite_row *row, const struct sqlite_self *self,
+                            int64_t now_ns);
+void belay__sqlite_bind_key(sqlite3_stmt *statement, belay_str key);
+
+/* ------------------------------------------------------------------ file */
+
+struct sqlite_header {
+    uint32_t application;
+    int32_t boot_mark;
+    bool wal; /* somebody else put it into that mode */
+};
+
+static inline bool belay__sqlite_busy(int rc)
+{
+    return (rc & 0xFF) == SQLITE_BUSY || (rc & 0xFF) == SQLITE_LOCKED;
+}
+int belay__sqlite_exec(struct sqlite_store *s, const char *sql);
+bool belay__sqlite_file_create(struct sqlite_store *s, struct sqlite_failure *f);
+/* Reads it; false where it is not that of a file of locks that we know. */
+bool belay__sqlite_header_read(struct sqlite_store *s, struct sqlite_header *h,
+                               struct sqlite_failure *f);
+/* Was the file used in this boot already? */
+bool belay__sqlite_header_current(const struct sqlite_store *s, const struct sqlite_header *h);
+/* The first opening in a boot: the file is checked, and what was in it is gone. SQLite's result. */
+int belay__sqlite_boot_begin(struct sqlite_store *s);
 
 /* ------------------------------------------------------------------ wake */
 
@@ -177,7 +208,7 @@ struct sqlite_waiter {
     belay_link link; /* among the wakes' waiters */
     belay_wait *wait;
     int64_t since_ns;
-    bool stored;               /* its row is in the file */
+    bool stored;                /* its row is in the file */
     struct sqlite_watch *watch; /* the holder's process, or NULL */
     size_t length;
     char key[];
@@ -204,7 +235,8 @@ void belay__sqlite_wakes_init(struct sqlite_wakes *w, belay_env *env,
                               const struct sqlite_place *place, const struct sqlite_self *self,
                               void (*stray)(struct sqlite_wakes *w, belay_str key));
 void belay__sqlite_wakes_fini(struct sqlite_wakes *w);
-/* Makes the receiving socket if there is none. False: there can't be one, and waiting is by timers. */
+/* Makes the receiving socket if there is none. False: there can't be one, and waiting is by timers.
+ */
 bool belay__sqlite_wakes_listen(struct sqlite_wakes *w);
 /* The file was replaced: its rows are gone, and the socket may be in another directory now. */
 void belay__sqlite_wakes_moved(struct sqlite_wakes *w);
@@ -219,7 +251,7 @@ void belay__sqlite_waiter_watch(struct sqlite_wakes *w, struct sqlite_waiter *wa
 enum sqlite_sent belay__sqlite_wakes_send(struct sqlite_wakes *w, const char *socket, belay_str key,
                                           int64_t since_ns);
 
-/* ------------------------------------------------------------------ the backend, for sqlite_look.c */
+/* ------------------------------------------------------------------ the backend */
 
 struct sqlite_backend {
     belay_backend base;
@@ -232,10 +264,42 @@ struct sqlite_backend {
     unsigned tries; /* how often in a row the file was busy */
     belay_timer retry;
     belay_task task;
-    belay_link neighbour; /* among this process's clients */
-    belay_poke poke;      /* by one of them: the file may be free */
-    _Atomic bool stuck;   /* something waits for the file */
 };
+
+/* Begins a transaction, having told the holders of its locks if the file was replaced. */
+enum sqlite_turn belay__sqlite_begin(struct sqlite_backend *b, struct sqlite_failure *f);
+/* Another process is in the file: the queue and the chores are tried again soon. */
+void belay__sqlite_retry_arm(struct sqlite_backend *b);
+
+/* ------------------------------------------------------------------ chore */
+
+#define SQLITE_NEXT_MAX 4 /* waiters that one release reads */
+
+/* The waiters that a release has read, told after its COMMIT. */
+struct sqlite_next {
+    int count;
+    struct {
+        int64_t since_ns;
+        char socket[64];
+    } at[SQLITE_NEXT_MAX];
+};
+
+bool belay__sqlite_next_read(struct sqlite_backend *b, belay_str key, struct sqlite_next *next,
+                             struct sqlite_failure *f);
+/* Tells the oldest that can be told. Not inside a transaction. */
+void belay__sqlite_next_tell(struct sqlite_backend *b, belay_str key,
+                             const struct sqlite_next *next);
+/* Inside a transaction: deletes a waiter's row. */
+bool belay__sqlite_waiter_delete(struct sqlite_backend *b, belay_str key, int64_t since_ns,
+                                 const char *socket, struct sqlite_failure *f);
+/* Soon: deletes a waiter's row, or (`pass`) tells the next waiter of that key if the lock is free.
+ */
+void belay__sqlite_chore_add(struct sqlite_backend *b, bool pass, belay_str key, int64_t since_ns,
+                             const char *socket);
+void belay__sqlite_chores_run(struct sqlite_backend *b);
+void belay__sqlite_chores_drop(struct sqlite_backend *b);
+
+/* ------------------------------------------------------------------ look */
 
 /* These run inside a transaction, end it and settle. */
 void belay__sqlite_inspect(struct sqlite_backend *b, belay_op *op, int64_t now_ns);

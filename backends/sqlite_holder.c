@@ -1,9 +1,9 @@
 /* sqlite_holder.c - who holds a lock, and whether it is provably gone.
  *
- * A lock is free at once when its holder's process is gone. Provably means: kill(2) says there is no
- * such process; or the pid is another process's now (its start time differs); or it is a zombie whose
- * threads have all ended. Whatever can't be read is alive: hidepid, other pid namespaces, a /proc that
- * shows another namespace. Then the TTL decides. */
+ * A lock is free at once when its holder's process is gone. Provably means: kill(2) says there is
+ * no such process; or the pid is another process's now (its start time differs); or it is a zombie
+ * whose threads have all ended. Whatever can't be read is alive: hidepid, other pid namespaces, a
+ * /proc that shows another namespace. Then the TTL decides. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -41,10 +41,11 @@ static bool stat_read(const char *path, struct process_stat *out)
     char text[1024];
     if (file_read(path, text, sizeof text) <= 0) return false;
     const char *at = strrchr(text, ')');
-    return at != NULL && sscanf(at + 1,
-                                " %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d"
-                                " %lld %*d %lld",
-                                &out->state, &out->threads, &out->start) == 3;
+    return at != NULL &&
+           sscanf(at + 1,
+                  " %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d"
+                  " %lld %*d %lld",
+                  &out->state, &out->threads, &out->start) == 3;
 }
 
 static bool process_read(pid_t pid, struct process_stat *out)

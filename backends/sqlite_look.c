@@ -10,12 +10,6 @@
 
 /* ------------------------------------------------------------------ inspect, list */
 
-static bool is_held(struct sqlite_backend *b, const struct sqlite_row *row, int64_t now_ns)
-{
-    const struct sqlite_self *self = &b->store.self;
-    return !belay__sqlite_row_ended(row, self, now_ns) && !belay__sqlite_holder_gone(self, &row->holder);
-}
-
 static void describe(const struct sqlite_backend *b, const struct sqlite_row *row, int64_t now_ns,
                      belay_info *info)
 {
@@ -37,23 +31,24 @@ static void describe_label(sqlite3_stmt *statement, belay_info *info)
     if (label != NULL) snprintf(info->label, sizeof info->label, "%s", label);
 }
 
-static bool inspect_read(struct sqlite_backend *b, belay_op *op, int64_t now_ns, struct sqlite_failure *f)
+static bool inspect_read(struct sqlite_backend *b, belay_op *op, int64_t now_ns,
+                         struct sqlite_failure *f)
 {
     struct sqlite_row row = { 0 };
     sqlite3_stmt *look = belay__sqlite_store_statement(&b->store, SQL_LOOK, f);
     sqlite3_stmt *count = belay__sqlite_store_statement(&b->store, SQL_COUNT, f);
     if (look == NULL || count == NULL) return false;
-    sqlite3_bind_blob(look, 1, op->key.at, (int)op->key.length, SQLITE_STATIC);
+    belay__sqlite_bind_key(look, op->key);
     int rc = sqlite3_step(look);
     if (rc == SQLITE_ROW) {
         belay__sqlite_row_read(&row, look);
-        if (is_held(b, &row, now_ns)) {
+        if (!belay__sqlite_row_free(&row, &b->store.self, now_ns)) {
             describe(b, &row, now_ns, op->info);
             describe_label(look, op->info);
         }
     }
     if (!belay__sqlite_store_done(&b->store, look, rc, f)) return false;
-    sqlite3_bind_blob(count, 1, op->key.at, (int)op->key.length, SQLITE_STATIC);
+    belay__sqlite_bind_key(count, op->key);
     rc = sqlite3_step(count);
     if (rc == SQLITE_ROW) op->info->waiters = (uint32_t)sqlite3_column_int64(count, 0);
     return belay__sqlite_store_done(&b->store, count, rc, f);
@@ -80,7 +75,7 @@ void belay__sqlite_list(struct sqlite_backend *b, belay_op *op, int64_t now_ns)
         const char *key = (const char *)sqlite3_column_text(list, 12);
         const char *name = key != NULL ? belay_env_strip(b->store.env, key) : NULL;
         belay__sqlite_row_read(&row, list);
-        if (name == NULL || !is_held(b, &row, now_ns)) continue;
+        if (name == NULL || belay__sqlite_row_free(&row, &b->store.self, now_ns)) continue;
         describe(b, &row, now_ns, &info);
         describe_label(list, &info);
         info.waiters = (uint32_t)sqlite3_column_int64(list, 13);
@@ -116,20 +111,24 @@ static belay_status find_filesystem(struct sqlite_backend *b, belay_op *op)
     struct statfs fs;
     const struct sqlite_place *place = &b->store.place;
     const char *name;
-    if (place->path[0] == '\0' || statfs(place->directory[0] != '\0' ? place->directory : "/", &fs) != 0)
+    if (place->path[0] == '\0' ||
+        statfs(place->directory[0] != '\0' ? place->directory : "/", &fs) != 0)
         return BELAY_OK;
     bool local = belay__sqlite_filesystem_local((unsigned long)fs.f_type, &name);
-    belay_status status = belay_op_find(
-        op, local ? BELAY_FINE : BELAY_BROKEN, "filesystem",
-        local ? "" : "put the file on a local filesystem: ext4, xfs, btrfs, tmpfs ...",
-        "%s on %s: %s", place->path, name != NULL ? name : "an unknown filesystem",
-        local ? "its locks hold among the processes of this host"
-              : "other machines may write there, and its locks are not trusted");
+    belay_status status =
+        belay_op_find(op, local ? BELAY_FINE : BELAY_BROKEN, "filesystem",
+                      local ? ""
+                            : "put the file on a local filesystem: ext4, xfs, btrfs, tmpfs ...",
+                      "%s on %s: %s", place->path, name != NULL ? name : "an unknown filesystem",
+                      local ? "its locks hold among the processes of this host"
+                            : "other machines may write there, and its locks are not trusted");
     if (status != BELAY_OK) return status;
-    unsigned long long kib = (unsigned long long)fs.f_bavail * (unsigned long long)fs.f_bsize / 1024;
+    unsigned long long kib =
+        (unsigned long long)fs.f_bavail * (unsigned long long)fs.f_bsize / 1024;
     bool short_of = kib < 1024;
     return belay_op_find(op, short_of ? BELAY_WARNING : BELAY_FINE, "space",
-                         short_of ? "make room: on a full disk locks can be released, not taken" : "",
+                         short_of ? "make room: on a full disk locks can be released, not taken"
+                                  : "",
                          "%llu KiB free", kib);
 }
 
@@ -137,10 +136,11 @@ static belay_status find_holders(struct sqlite_backend *b, belay_op *op)
 {
     const struct sqlite_self *self = &b->store.self;
     if (!self->proc || self->start == 0 || self->pid_ns == 0)
-        return belay_op_find(op, BELAY_WARNING, "processes",
-                             "mount /proc of this pid namespace; until then a dead holder's lock ends with"
-                             " its TTL",
-                             "/proc does not show this process: who holds a lock can't be told apart");
+        return belay_op_find(
+            op, BELAY_WARNING, "processes",
+            "mount /proc of this pid namespace; until then a dead holder's lock ends with"
+            " its TTL",
+            "/proc does not show this process: who holds a lock can't be told apart");
     if (self->boot_length == 0)
         return belay_op_find(op, BELAY_WARNING, "boot",
                              "after a reboot a lock may seem held until its TTL has run out",
@@ -153,20 +153,25 @@ static belay_status find_database(struct sqlite_backend *b, belay_op *op)
     char journal[128], check[128], held[128];
     ask(b, "PRAGMA journal_mode", journal);
     ask(b, "PRAGMA quick_check(1)", check);
-    ask(b, "SELECT count(*) || ' rows, ' || (SELECT count(*) FROM waiters) || ' waiting' FROM locks", held);
+    ask(b,
+        "SELECT count(*) || ' rows, ' || (SELECT count(*) FROM waiters) || ' waiting' FROM locks",
+        held);
     bool persist = strcmp(journal, "persist") == 0, sound = strcmp(check, "ok") == 0;
-    belay_status status = belay_op_find(op, BELAY_FINE, "sqlite", "", "SQLite %s, threads %s", sqlite3_libversion(),
-                                        sqlite3_threadsafe() != 0 ? "on" : "off");
+    belay_status status =
+        belay_op_find(op, BELAY_FINE, "sqlite", "", "SQLite %s, threads %s", sqlite3_libversion(),
+                      sqlite3_threadsafe() != 0 ? "on" : "off");
     if (status == BELAY_OK)
-        status = belay_op_find(op, persist ? BELAY_FINE : BELAY_WARNING, "journal",
-                               persist ? "" : "somebody changed it: close who else has the file open",
-                               "journal mode %s: %s", journal,
-                               persist ? "a killed process leaves the file whole, a release needs no disk space"
-                                       : "belay wants persist");
+        status = belay_op_find(
+            op, persist ? BELAY_FINE : BELAY_WARNING, "journal",
+            persist ? "" : "somebody changed it: close who else has the file open",
+            "journal mode %s: %s", journal,
+            persist ? "a killed process leaves the file whole, a release needs no disk space"
+                    : "belay wants persist");
     if (status == BELAY_OK)
-        status = belay_op_find(op, sound ? BELAY_FINE : BELAY_BROKEN, "integrity",
-                               sound ? "" : "stop who uses the file and move it away: a new one is made",
-                               "%s: %s", check, sound ? "every row can be read" : "the file is damaged");
+        status =
+            belay_op_find(op, sound ? BELAY_FINE : BELAY_BROKEN, "integrity",
+                          sound ? "" : "stop who uses the file and move it away: a new one is made",
+                          "%s: %s", check, sound ? "every row can be read" : "the file is damaged");
     if (status == BELAY_OK) status = belay_op_find(op, BELAY_FINE, "locks", "", "%s", held);
     return status;
 }

@@ -1,10 +1,10 @@
 /* sqlite_place.c - where a file of locks may be, and how a new one gets there.
  *
- * Exclusion needs a file that nobody else can swap and a filesystem whose locks are this machine's. So:
- * a directory that is ours, root's or the group's and not open to all; a regular file with one name,
- * our own (or, with `group`, the group's); a filesystem from an allow-list. Nothing here ever opens the
- * file itself: closing any descriptor of it would drop the process's locks on it (POSIX, and SQLite's
- * warning). A new file is complete before it has its name. */
+ * Exclusion needs a file that nobody else can swap and a filesystem whose locks are this machine's.
+ * So: a directory that is ours, root's or the group's and not open to all; a regular file with one
+ * name, our own (or, with `group`, the group's); a filesystem from an allow-list. Nothing here ever
+ * opens the file itself: closing any descriptor of it would drop the process's locks on it (POSIX,
+ * and SQLite's warning). A new file is complete before it has its name. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -39,7 +39,8 @@ bool belay__sqlite_fail_errno(struct sqlite_failure *f, int error, const char *w
     if (error == EACCES || error == EPERM)
         return belay__sqlite_fail(f, BELAY_REFUSED, BELAY_CAUSE_WRONG, "%s: %s", what, text);
     if (error == ENOSPC || error == EDQUOT)
-        return belay__sqlite_fail(f, BELAY_UNAVAILABLE, BELAY_CAUSE_BUSY, "%s: the disk is full", what);
+        return belay__sqlite_fail(f, BELAY_UNAVAILABLE, BELAY_CAUSE_BUSY, "%s: the disk is full",
+                                  what);
     return belay__sqlite_fail(f, BELAY_UNAVAILABLE, BELAY_CAUSE_UNREACHABLE, "%s: %s", what, text);
 }
 
@@ -66,21 +67,21 @@ bool belay__sqlite_filesystem_local(unsigned long magic, const char **name)
         bool local;
         const char *name;
     } known[] = {
-        { 0xEF53, true, "ext4" },           { 0x58465342, true, "xfs" },
-        { 0x9123683E, true, "btrfs" },      { 0xF2F52010, true, "f2fs" },
-        { 0x01021994, true, "tmpfs" },      { 0x858458F6, true, "ramfs" },
-        { 0x794C7630, true, "overlayfs" },  { 0x2FC12FC1, true, "zfs" },
-        { 0xCA451A4E, true, "bcachefs" },   { 0x52654973, true, "reiserfs" },
-        { 0x3153464A, true, "jfs" },        { 0x3434, true, "nilfs" },
-        { 0x24051905, true, "ubifs" },      { 0x6969, false, "nfs" },
-        { 0xFF534D42, false, "cifs" },      { 0xFE534D42, false, "smb2" },
-        { 0x517B, false, "smb" },           { 0x65735546, false, "fuse" },
-        { 0x01021997, false, "9p" },        { 0x00C36400, false, "ceph" },
-        { 0x5346414F, false, "afs" },       { 0x6B414653, false, "afs" },
-        { 0x01161970, false, "gfs2" },      { 0x7461636F, false, "ocfs2" },
-        { 0x0BD00BD0, false, "lustre" },    { 0x73757245, false, "coda" },
-        { 0x786F4256, false, "vboxsf" },    { 0x47504653, false, "gpfs" },
-        { 0x4D44, false, "vfat" },          { 0x2011BAB0, false, "exfat" },
+        { 0xEF53, true, "ext4" },          { 0x58465342, true, "xfs" },
+        { 0x9123683E, true, "btrfs" },     { 0xF2F52010, true, "f2fs" },
+        { 0x01021994, true, "tmpfs" },     { 0x858458F6, true, "ramfs" },
+        { 0x794C7630, true, "overlayfs" }, { 0x2FC12FC1, true, "zfs" },
+        { 0xCA451A4E, true, "bcachefs" },  { 0x52654973, true, "reiserfs" },
+        { 0x3153464A, true, "jfs" },       { 0x3434, true, "nilfs" },
+        { 0x24051905, true, "ubifs" },     { 0x6969, false, "nfs" },
+        { 0xFF534D42, false, "cifs" },     { 0xFE534D42, false, "smb2" },
+        { 0x517B, false, "smb" },          { 0x65735546, false, "fuse" },
+        { 0x01021997, false, "9p" },       { 0x00C36400, false, "ceph" },
+        { 0x5346414F, false, "afs" },      { 0x6B414653, false, "afs" },
+        { 0x01161970, false, "gfs2" },     { 0x7461636F, false, "ocfs2" },
+        { 0x0BD00BD0, false, "lustre" },   { 0x73757245, false, "coda" },
+        { 0x786F4256, false, "vboxsf" },   { 0x47504653, false, "gpfs" },
+        { 0x4D44, false, "vfat" },         { 0x2011BAB0, false, "exfat" },
     };
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
         if (known[i].magic == (magic & 0xFFFFFFFF)) {
@@ -98,10 +99,13 @@ static bool filesystem_check(const char *path, struct sqlite_failure *f)
     if (statfs(path, &fs) != 0) return belay__sqlite_fail_errno(f, errno, "statfs");
     if (belay__sqlite_filesystem_local((unsigned long)fs.f_type, &name)) return true;
     if (name != NULL)
-        return place_wrong(f, "it is on %s, whose locks belay does not trust on one machine alone;"
-                              " put it on a local filesystem", name);
-    return place_wrong(f, "it is on a filesystem that belay does not know (type 0x%lx); put it on a"
-                          " local one such as ext4, xfs, btrfs or tmpfs",
+        return place_wrong(f,
+                           "it is on %s, whose locks belay does not trust on one machine alone;"
+                           " put it on a local filesystem",
+                           name);
+    return place_wrong(f,
+                       "it is on a filesystem that belay does not know (type 0x%lx); put it on a"
+                       " local one such as ext4, xfs, btrfs or tmpfs",
                        (unsigned long)fs.f_type & 0xFFFFFFFF);
 }
 
@@ -111,7 +115,8 @@ static bool group_find(struct sqlite_place *place)
 {
     char buffer[4096], *end;
     struct group entry, *found = NULL;
-    if (getgrnam_r(place->group_name, &entry, buffer, sizeof buffer, &found) == 0 && found != NULL) {
+    if (getgrnam_r(place->group_name, &entry, buffer, sizeof buffer, &found) == 0 &&
+        found != NULL) {
         place->group = found->gr_gid;
         return true;
     }
@@ -135,8 +140,8 @@ belay_status belay__sqlite_place_init(struct sqlite_place *place, const belay_se
             return belay_settings_wrong(settings, "path", err,
                                         "\"%s\" is not absolute: it must begin with a '/'", path);
         if (path[length - 1] == '/')
-            return belay_settings_wrong(settings, "path", err, "\"%s\" names a directory, not a file",
-                                        path);
+            return belay_settings_wrong(settings, "path", err,
+                                        "\"%s\" names a directory, not a file", path);
         if (length >= sizeof place->given)
             return belay_settings_wrong(settings, "path", err, "longer than %d bytes",
                                         SQLITE_PATH_MAX - 1);
@@ -144,7 +149,8 @@ belay_status belay__sqlite_place_init(struct sqlite_place *place, const belay_se
     }
     if (group != NULL && group[0] != '\0') {
         if (place->given[0] == '\0')
-            return belay_settings_wrong(settings, "group", err, "a shared file needs a `path` as well");
+            return belay_settings_wrong(settings, "group", err,
+                                        "a shared file needs a `path` as well");
         if (strlen(group) >= sizeof place->group_name)
             return belay_settings_wrong(settings, "group", err, "no group has such a long name");
         strcpy(place->group_name, group);
@@ -155,9 +161,10 @@ belay_status belay__sqlite_place_init(struct sqlite_place *place, const belay_se
     place->mode = (mode_t)belay_settings_integer(settings, "mode");
     if (place->shared && !belay_settings_given(settings, "mode")) place->mode = 0660;
     if ((place->mode & 0600) != 0600 || (place->mode & ~(mode_t)0660) != 0)
-        return belay_settings_wrong(settings, "mode", err,
-                                    "must be 0600, or 0660 with a `group`: who can write the file can"
-                                    " break every lock in it");
+        return belay_settings_wrong(
+            settings, "mode", err,
+            "must be 0600, or 0660 with a `group`: who can write the file can"
+            " break every lock in it");
     if (!place->shared && (place->mode & 0060) != 0)
         return belay_settings_wrong(settings, "mode", err, "%#o needs a `group`",
                                     (unsigned)place->mode);
@@ -195,8 +202,8 @@ static bool default_make(struct sqlite_place *place, const char *root, bool *nex
     if (S_ISLNK(st.st_mode)) return place_wrong(f, "%s is a symbolic link", directory);
     if (!S_ISDIR(st.st_mode)) return place_wrong(f, "%s is not a directory", directory);
     if (st.st_uid != uid)
-        return place_wrong(f, "%s belongs to user %u, not to us (%u)", directory, (unsigned)st.st_uid,
-                           (unsigned)uid);
+        return place_wrong(f, "%s belongs to user %u, not to us (%u)", directory,
+                           (unsigned)st.st_uid, (unsigned)uid);
     if ((st.st_mode & 077) != 0)
         return place_wrong(f, "%s is open to others (mode %04o): it must be 0700", directory,
                            (unsigned)st.st_mode & 07777);
@@ -208,8 +215,8 @@ static bool default_find(struct sqlite_place *place, struct sqlite_failure *f)
     bool next = true;
     for (size_t i = 0; next && i < sizeof place->roots / sizeof place->roots[0]; i++)
         if (default_make(place, place->roots[i], &next, f)) {
-            snprintf(place->path, sizeof place->path, "%.*s/locks.db",
-                     (int)sizeof place->path - 16, place->directory);
+            snprintf(place->path, sizeof place->path, "%.*s/locks.db", (int)sizeof place->path - 16,
+                     place->directory);
             return true;
         }
     return false;
@@ -222,11 +229,17 @@ static bool directory_check(const struct sqlite_place *place, struct sqlite_fail
     if (stat(directory, &st) != 0) return belay__sqlite_fail_errno(f, errno, directory);
     if (!S_ISDIR(st.st_mode)) return place_wrong(f, "%s is not a directory", directory);
     if (!place->shared && st.st_uid != geteuid() && st.st_uid != 0)
-        return place_wrong(f, "its directory belongs to user %u, who could swap the file; with a `group`"
-                              " that is allowed", (unsigned)st.st_uid);
+        return place_wrong(
+            f,
+            "its directory belongs to user %u, who could swap the file; with a `group`"
+            " that is allowed",
+            (unsigned)st.st_uid);
     if ((st.st_mode & S_IWOTH) != 0 && (st.st_mode & S_ISVTX) == 0)
-        return place_wrong(f, "anybody can swap files in its directory (mode %04o): take away the right"
-                              " to write, or make it sticky", (unsigned)st.st_mode & 07777);
+        return place_wrong(
+            f,
+            "anybody can swap files in its directory (mode %04o): take away the right"
+            " to write, or make it sticky",
+            (unsigned)st.st_mode & 07777);
     if (place->shared && (st.st_mode & S_IWGRP) != 0 && (st.st_mode & S_ISVTX) == 0 &&
         st.st_gid != place->group)
         return place_wrong(f, "group %u can swap files in its directory, and is not \"%s\"",
@@ -266,7 +279,8 @@ bool belay__sqlite_place_find(struct sqlite_place *place, struct sqlite_failure 
 
 /* ------------------------------------------------------------------ the file */
 
-/* The file, or its journal: a link or a stranger's file in its place would be written to, or believed. */
+/* The file, or its journal: a link or a stranger's file in its place would be written to, or
+ * believed. */
 static bool owner_check(const struct sqlite_place *place, const struct stat *st, const char *what,
                         struct sqlite_failure *f)
 {
@@ -276,8 +290,8 @@ static bool owner_check(const struct sqlite_place *place, const struct stat *st,
         return place_wrong(f, "%s has %u names (hard links): it must have one", what,
                            (unsigned)st->st_nlink);
     if (!place->shared && st->st_uid != geteuid())
-        return place_wrong(f, "%s belongs to user %u, not to us (%u); to share it, set `group`", what,
-                           (unsigned)st->st_uid, (unsigned)geteuid());
+        return place_wrong(f, "%s belongs to user %u, not to us (%u); to share it, set `group`",
+                           what, (unsigned)st->st_uid, (unsigned)geteuid());
     if (place->shared && st->st_gid != place->group)
         return place_wrong(f, "%s belongs to group %u, not to \"%s\"", what, (unsigned)st->st_gid,
                            place->group_name);
@@ -361,7 +375,8 @@ bool belay__sqlite_place_install(const struct sqlite_place *place, const void *i
     close(fd); /* before it has its name: see above */
     if (written) {
         error = 0;
-        if (renameat2(AT_FDCWD, temporary, AT_FDCWD, place->path, RENAME_NOREPLACE) != 0) error = errno;
+        if (renameat2(AT_FDCWD, temporary, AT_FDCWD, place->path, RENAME_NOREPLACE) != 0)
+            error = errno;
         if (error == EINVAL || error == ENOSYS)
             error = link(temporary, place->path) == 0 ? 0 : errno;
         if (error == EEXIST) error = 0;

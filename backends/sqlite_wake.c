@@ -1,11 +1,13 @@
 /* sqlite_wake.c - waking a waiter in another process.
  *
- * A client that was refused and waits has one unix datagram socket, a file beside the database: whoever may
- * write the database may write to it, and nobody else (an abstract name would obey no permission and end at
- * the network namespace). A release reads the oldest waiter's row and sends one datagram: the key and since
- * when it waits. A datagram is a hint: a forged one costs an attempt, a lost one is made good by core's timer.
+ * A client that was refused and waits has one unix datagram socket, a file beside the database:
+ * whoever may write the database may write to it, and nobody else (an abstract name would obey no
+ * permission and end at the network namespace). A release reads the oldest waiter's row and sends
+ * one datagram: the key and since when it waits. A datagram is a hint: a forged one costs an
+ * attempt, a lost one is made good by core's timer.
  *
- * A holder that dies releases nothing: its waiters watch its pidfd, one for each process however many wait. */
+ * A holder that dies releases nothing: its waiters watch its pidfd, one for each process however
+ * many wait. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -25,9 +27,9 @@
 #include <unistd.h>
 
 #define MESSAGE_MAGIC 0x316B7762u /* "bwk1" */
-#define KEY_MAX       8192
-#define WATCHES_MAX   64
-#define DRAIN_MAX     64
+#define KEY_MAX 8192
+#define WATCHES_MAX 64
+#define DRAIN_MAX 64
 
 struct message {
     uint32_t magic, length;
@@ -44,7 +46,8 @@ struct sqlite_watch {
     unsigned users;
 };
 
-/* A descriptor above the standard three: a program whose stdout is closed must not print into it. */
+/* A descriptor above the standard three: a program whose stdout is closed must not print into it.
+ */
 static int high(int fd)
 {
     if (fd < 0 || fd > 2) return fd;
@@ -72,7 +75,8 @@ static struct sqlite_waiter *waiter_find(struct sqlite_wakes *w, const char *key
     return NULL;
 }
 
-struct sqlite_waiter *belay__sqlite_waiter_of(struct sqlite_wakes *w, belay_wait *wait, belay_str key)
+struct sqlite_waiter *belay__sqlite_waiter_of(struct sqlite_wakes *w, belay_wait *wait,
+                                              belay_str key)
 {
     struct sqlite_waiter *waiter = wait->data;
     if (waiter != NULL || key.length > KEY_MAX) return waiter;
@@ -131,7 +135,8 @@ static struct sqlite_watch *watch_find(struct sqlite_wakes *w, int64_t pid, int6
 }
 
 /* NULL: it can't be watched, or *gone: there is nothing left to watch. */
-static struct sqlite_watch *watch_open(struct sqlite_wakes *w, int64_t pid, int64_t start, bool *gone)
+static struct sqlite_watch *watch_open(struct sqlite_wakes *w, int64_t pid, int64_t start,
+                                       bool *gone)
 {
     *gone = false;
     if (w->watch_count >= WATCHES_MAX) return NULL;
@@ -149,7 +154,8 @@ static struct sqlite_watch *watch_open(struct sqlite_wakes *w, int64_t pid, int6
     /* The pid may have become another's since its row was read. */
     *gone = belay__sqlite_process_gone(w->self, pid, start);
     if (!*gone) watch = belay_env_alloc(w->env, sizeof *watch);
-    if (watch != NULL && belay_watch_add(w->env, &watch->watch, fd, EPOLLIN, process_ended) != BELAY_OK) {
+    if (watch != NULL &&
+        belay_watch_add(w->env, &watch->watch, fd, EPOLLIN, process_ended) != BELAY_OK) {
         belay_env_free(w->env, watch);
         watch = NULL;
     }
@@ -252,8 +258,9 @@ static enum sqlite_sent send_bytes(struct sqlite_wakes *w, const char *name, con
     int directory = address_make(w, name, &address);
     if (directory == -2) return SENT_NOT;
     ssize_t n;
-    do n = sendto(w->sender, bytes, length, MSG_DONTWAIT | MSG_NOSIGNAL,
-                  (struct sockaddr *)&address, sizeof address);
+    do
+        n = sendto(w->sender, bytes, length, MSG_DONTWAIT | MSG_NOSIGNAL,
+                   (struct sockaddr *)&address, sizeof address);
     while (n < 0 && errno == EINTR);
     int error = n < 0 ? errno : 0;
     address_drop(directory);
@@ -263,7 +270,8 @@ static enum sqlite_sent send_bytes(struct sqlite_wakes *w, const char *name, con
     return error == 0 || error == EAGAIN ? SENT_OK : SENT_NOT;
 }
 
-/* Removes the file of a socket that nobody listens on any more. In a sticky directory only its owner can. */
+/* Removes the file of a socket that nobody listens on any more. In a sticky directory only its
+ * owner can. */
 static void socket_bury(struct sqlite_wakes *w, const char *name)
 {
     char path[SQLITE_PATH_MAX + 72];
@@ -282,7 +290,8 @@ static void sweep(struct sqlite_wakes *w)
     struct dirent *entry;
     while ((entry = readdir(directory)) != NULL) {
         long pid;
-        if (!socket_named(entry->d_name, &pid) || kill((pid_t)pid, 0) == 0 || errno != ESRCH) continue;
+        if (!socket_named(entry->d_name, &pid) || kill((pid_t)pid, 0) == 0 || errno != ESRCH)
+            continue;
         /* Of another pid namespace, perhaps: who answers lives. An empty datagram wakes nobody. */
         if (send_bytes(w, entry->d_name, "", 0) == SENT_DEAD) socket_bury(w, entry->d_name);
     }
@@ -420,7 +429,8 @@ void belay__sqlite_wakes_init(struct sqlite_wakes *w, belay_env *env,
 void belay__sqlite_wakes_fini(struct sqlite_wakes *w)
 {
     while (!belay_links_empty(&w->waiters))
-        belay__sqlite_waiter_free(w, belay_container_of(w->waiters.next, struct sqlite_waiter, link));
+        belay__sqlite_waiter_free(w,
+                                  belay_container_of(w->waiters.next, struct sqlite_waiter, link));
     receiver_close(w);
     if (w->sender >= 0) close(w->sender);
     w->sender = -1;

@@ -1,9 +1,9 @@
 /* sqlite_modes.c - which journal mode suits a file of locks: the measurement behind docs/sqlite.md.
  *
- * Bare prepared statements, no belay: the same rows and the same two transactions as backends/sqlite.c.
- * For each mode and place: acquire+release pairs a second in one process; in four, each with its own
- * connection and a random pause after SQLITE_BUSY; the smallest share over the largest; and the time of
- * open, acquire, release, close, which is what a command line pays.
+ * Bare prepared statements, no belay: the same rows and the same two transactions as
+ * backends/sqlite.c. For each mode and place: acquire+release pairs a second in one process; in
+ * four, each with its own connection and a random pause after SQLITE_BUSY; the smallest share over
+ * the largest; and the time of open, acquire, release, close, which is what a command line pays.
  *
  *   bench_sqlite_modes [--ms MILLISECONDS] [--json] [DIRECTORY...]     default: /run/lock /dev/shm
  */
@@ -27,9 +27,9 @@ struct mode {
 };
 
 static const struct mode modes[] = {
-    { "wal/normal", "WAL", "NORMAL" },           { "wal/off", "WAL", "OFF" },
-    { "persist/off", "PERSIST", "OFF" },         { "truncate/off", "TRUNCATE", "OFF" },
-    { "delete/off", "DELETE", "OFF" },           { "persist/normal", "PERSIST", "NORMAL" },
+    { "wal/normal", "WAL", "NORMAL" },       { "wal/off", "WAL", "OFF" },
+    { "persist/off", "PERSIST", "OFF" },     { "truncate/off", "TRUNCATE", "OFF" },
+    { "delete/off", "DELETE", "OFF" },       { "persist/normal", "PERSIST", "NORMAL" },
     { "delete/normal", "DELETE", "NORMAL" },
 };
 
@@ -114,8 +114,8 @@ static void place_open(struct place *p, const char *path, const struct mode *mod
 {
     char sql[128];
     if (sqlite3_open_v2(path, &p->db,
-                        SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL) !=
-        SQLITE_OK)
+                        SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX,
+                        NULL) != SQLITE_OK)
         die(path, p->db);
     snprintf(sql, sizeof sql, "PRAGMA journal_mode=%s; PRAGMA synchronous=%s", mode->journal,
              mode->synchronous);
@@ -293,10 +293,11 @@ int main(int argc, char **argv)
     }
     if (count == 0) count = 2;
     if (ms < 10) ms = 10;
-    if (json) printf("{\"bench\":\"sqlite_modes\",\"sqlite\":\"%s\",\"rows\":[", sqlite3_libversion());
+    if (json)
+        printf("{\"bench\":\"sqlite_modes\",\"sqlite\":\"%s\",\"rows\":[", sqlite3_libversion());
     else
-        printf("SQLite %s\n%-16s %-16s %12s %14s %10s %12s\n", sqlite3_libversion(), "place", "mode",
-               "pairs/s", "4 processes", "min/max", "one-shot us");
+        printf("SQLite %s\n%-16s %-16s %12s %14s %10s %12s\n", sqlite3_libversion(), "place",
+               "mode", "pairs/s", "4 processes", "min/max", "one-shot us");
     for (int d = 0; d < count; d++)
         for (size_t m = 0; m < sizeof modes / sizeof modes[0]; m++) {
             struct result r = measure(directories[d], &modes[m], ms);
