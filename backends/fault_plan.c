@@ -114,6 +114,7 @@ static int64_t read_duration(struct reader *r)
     }
     int64_t number = read_number(r, DELAY_MAX_MS * INT64_C(1000), "a duration like 200ms");
     if (r->wrong != NULL) return 0;
+    skip_blanks(r);
     for (size_t i = 0; i < sizeof units / sizeof units[0]; i++) {
         const char *before = r->at;
         if (!skip_word(r, units[i].name)) continue;
