@@ -86,13 +86,13 @@ static bool skip_word(struct reader *r, const char *word)
     return true;
 }
 
-static int64_t read_number(struct reader *r, int64_t most, const char *wrong)
+static int64_t read_number(struct reader *r, int64_t least, int64_t most, const char *wrong)
 {
     const char *begin = r->at;
     int64_t number = 0;
     for (; *r->at >= '0' && *r->at <= '9' && number <= most; r->at++)
         number = number * 10 + (*r->at - '0');
-    if (r->at == begin || number > most) {
+    if (r->at == begin || number < least || number > most) {
         r->at = begin;
         r->wrong = wrong;
     }
@@ -112,15 +112,18 @@ static int64_t read_duration(struct reader *r)
         r->wrong = "'(' and a duration";
         return 0;
     }
-    int64_t number = read_number(r, DELAY_MAX_MS * INT64_C(1000), "a duration like 200ms");
+    const char *begin = r->at;
+    int64_t number = read_number(r, 0, DELAY_MAX_MS * INT64_C(1000), "a duration like 200ms");
     if (r->wrong != NULL) return 0;
     skip_blanks(r);
     for (size_t i = 0; i < sizeof units / sizeof units[0]; i++) {
-        const char *before = r->at;
         if (!skip_word(r, units[i].name)) continue;
-        if (!skip_word(r, ")")) r->wrong = "')'";
-        else if (number > DELAY_MAX_MS * MS / units[i].ns)
-            r->at = before, r->wrong = "at most one hour";
+        if (number > DELAY_MAX_MS * MS / units[i].ns) {
+            r->at = begin;
+            r->wrong = "at most one hour";
+        } else if (!skip_word(r, ")")) {
+            r->wrong = "')'";
+        }
         return number * units[i].ns;
     }
     r->wrong = "one of the units us, ms, s, m, h";
@@ -168,8 +171,7 @@ static struct fault_step read_step(struct reader *r, belay_verb verb)
     if (!skip_word(r, "*")) return step;
     step.count = 0;
     if (*r->at == ',' || *r->at == '\0') return step;
-    step.count = (uint32_t)read_number(r, REPEAT_MAX, "a count from 1 to 1000000000");
-    if (step.count == 0) r->wrong = "a count from 1 to 1000000000";
+    step.count = (uint32_t)read_number(r, 1, REPEAT_MAX, "a count from 1 to 1000000000");
     skip_blanks(r);
     return step;
 }

@@ -601,7 +601,7 @@ static void schedules_are_read(void **state)
         { "delay(5)", 8, "units" },
         { "delay(5 parsecs)", 9, "units" },
         { "delay(5ms", 10, "')'" },
-        { "delay(2h)", 9, "one hour" },
+        { "delay(2h)", 7, "one hour" },
         { "lost", 1, "this verb" },
         { "OK", 1, "ok, unavailable" },
     };
