@@ -35,9 +35,11 @@ void belay_cancel_fire(belay_cancel *cancel)
 {
     if (cancel == NULL) return;
     uint64_t one = 1;
+    int was = errno; /* of what a signal interrupted */
     atomic_store(&cancel->fired, true);
     ssize_t ignored = write(cancel->fd, &one, sizeof one);
     (void)ignored;
+    errno = was;
 }
 
 void belay_cancel_free(belay_cancel *cancel)
@@ -74,6 +76,11 @@ static void fired(belay_watch *watch, uint32_t events)
     }
     cancel->firing = false;
     watch_free_if_unused(cancel);
+}
+
+bool belay__cancel_owns(const belay_watch *watch)
+{
+    return watch->fn == fired;
 }
 
 belay_status belay__cancel_watch(belay_request *request)

@@ -182,7 +182,10 @@ belay_status belay_open(belay **out, const char *where, const belay_open_options
         status = belay_error_set(err, BELAY_NOMEM, NULL, NULL);
     belay__loop_enter(&client->loop);
     if (status == BELAY_OK) status = backends_create(client, err);
-    if (status != BELAY_OK) belay__backends_destroy(client);
+    if (status != BELAY_OK) {
+        belay__worker_stop(&client->loop); /* a create may have begun a job */
+        belay__backends_destroy(client);
+    }
     belay__loop_leave(&client->loop);
     if (status == BELAY_OK) {
         *out = client;
@@ -460,6 +463,8 @@ belay_status belay_dispatch(belay *client)
     if (loop->threads) return BELAY_INVALID;
     belay__loop_enter(loop);
     loop->inside++; /* a close on another thread waits for us */
+    int cancelable = loop->inside_cancelable;
+    loop->inside_cancelable = PTHREAD_CANCEL_DISABLE; /* also between */
     belay__loop_poll(loop);
     belay__call_run_all(loop); /* nothing, if a callback is where we are called from */
     if (belay_links_empty(&loop->calls)) {
@@ -471,7 +476,7 @@ belay_status belay_dispatch(belay *client)
     if (close) loop->close_wanted = false;
     loop->inside--;
     belay__loop_leave(loop);
-    if (!close) return BELAY_OK;
-    belay_close(client);
-    return BELAY_CLOSED;
+    if (close) belay_close(client);
+    pthread_setcancelstate(cancelable, NULL);
+    return close ? BELAY_CLOSED : BELAY_OK;
 }

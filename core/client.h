@@ -258,6 +258,7 @@ void belay__names_free(belay *client);
 
 /* Cancels (cancel.c). */
 bool belay__cancel_fired(const belay_cancel *cancel);
+bool belay__cancel_owns(const belay_watch *watch); /* its descriptor is the program's */
 belay_status belay__cancel_watch(belay_request *request);
 void belay__cancel_unwatch(belay_request *request);
 

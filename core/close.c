@@ -140,7 +140,7 @@ static void close_in_child(belay *client)
     /* No lock, no epoll_ctl: the parent shares the epoll. Descriptors alone; the memory is left. */
     struct belay__loop *loop = &client->loop;
     for (uint32_t i = 0; i < loop->slot_count; i++)
-        if (loop->slots[i].watch != NULL) close(loop->slots[i].watch->fd);
+        if (loop->slots[i].watch != NULL && !belay__cancel_owns(loop->slots[i].watch)) close(loop->slots[i].watch->fd);
     belay__loop_close_fds(loop);
 }
 
@@ -197,7 +197,7 @@ void belay_close(belay *client)
         return;
     }
     struct belay__loop *loop = &client->loop;
-    int cancelable;
+    int cancelable, was = errno;
     pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancelable);
     belay__loop_enter(loop);
     if (client->closing) {
@@ -208,5 +208,6 @@ void belay_close(belay *client)
     } else {
         close_now(client);
     }
-    pthread_setcancelstate(cancelable, &cancelable);
+    errno = was;
+    pthread_setcancelstate(cancelable, NULL);
 }

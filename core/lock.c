@@ -347,7 +347,7 @@ static belay_status release_closed(belay_lock *lock, belay_error *err)
         belay__loop_leave(&client->loop);
     } else {
         bool used = --lock->refs != 0; /* by an op that never settled: leaked with its client */
-        belay__monitor_unlock(&client->loop.monitor);
+        belay__loop_unlock(&client->loop);
         if (!used) {
             belay__free(lock->why);
             belay__free(lock);

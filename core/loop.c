@@ -123,9 +123,10 @@ static bool slots_grow(struct belay__loop *loop)
     struct belay__slot *slots = belay__alloc(loop->world, count * sizeof *slots);
     if (slots == NULL) return false;
     if (loop->slot_count != 0) memcpy(slots, loop->slots, loop->slot_count * sizeof *slots);
-    belay__free(loop->slots);
-    loop->slots = slots;
+    struct belay__slot *old = loop->slots;
+    loop->slots = slots; /* a child forked amid this finds a table */
     loop->slot_count = count;
+    belay__free(old);
     return true;
 }
 
@@ -263,14 +264,17 @@ static void wake_later(struct belay__loop *loop, _Atomic uint32_t *futex)
     loop->wakes[loop->wake_count++] = futex;
 }
 
-static void unlock_and_wake(struct belay__loop *loop)
+void belay__loop_unlock(struct belay__loop *loop)
 {
     _Atomic uint32_t *wakes[sizeof loop->wakes / sizeof loop->wakes[0]];
     uint32_t count = loop->wake_count;
     for (uint32_t i = 0; i < count; i++) wakes[i] = loop->wakes[i];
     loop->wake_count = 0;
+    int was = loop->inside_errno, cancelable = loop->inside_cancelable;
     belay__monitor_unlock(&loop->monitor);
     for (uint32_t i = 0; i < count; i++) belay__futex_wake(wakes[i], 1);
+    errno = was;
+    pthread_setcancelstate(cancelable, NULL);
 }
 
 /* The lead is vacant: one who sleeps takes it. It is only asked: who runs already may be quicker. */
@@ -298,7 +302,7 @@ void belay__loop_leave(struct belay__loop *loop)
     }
     timer_fd_arm(loop);
     if (loop->leader == NULL) lead_pass(loop);
-    unlock_and_wake(loop);
+    belay__loop_unlock(loop);
 }
 
 /* ------------------------------------------------------------------ leading */
@@ -311,11 +315,11 @@ static void poll_once(struct belay__loop *loop, bool block)
     int64_t due = loop->timers != NULL ? loop->timers->due_ns : INT64_MAX;
     bool turns = block && loop->world != NULL && loop->world->wait != NULL && loop->turns_clock;
     if (block) loop->polling = true; /* a look must not hide a leader that sleeps */
-    unlock_and_wake(loop);
+    belay__loop_unlock(loop);
     int count = epoll_wait(loop->inner, events, EVENTS, block && !turns ? -1 : 0);
     if (turns && count == 0 && !loop->world->wait(loop->world, due))
         count = epoll_wait(loop->inner, events, EVENTS, -1);
-    belay__monitor_lock(&loop->monitor);
+    belay__loop_enter(loop);
     if (block) loop->polling = false;
     events_handle(loop, events, count);
 }
@@ -375,7 +379,7 @@ static bool follow(struct belay__loop *loop, struct belay__waiter *waiter)
     if (!atomic_compare_exchange_strong_explicit(&waiter->state, &asked, BELAY__RUNNING,
                                                  memory_order_acquire, memory_order_acquire))
         return true;
-    belay__monitor_lock(&loop->monitor);
+    belay__loop_enter(loop);
     return false;
 }
 

@@ -7,6 +7,7 @@
 #include "core/alloc.h"
 #include "core/monitor.h"
 #include <belay/backend.h>
+#include <errno.h>
 #include <pthread.h>
 #include <sys/epoll.h>
 
@@ -33,6 +34,8 @@ struct belay__slot {
 
 struct belay__loop {
     struct belay__monitor monitor;
+    int inside_cancelable; /* whose monitor it is: its cancel state ... */
+    int inside_errno;      /* ... and errno, to be as they were */
     belay_world *world; /* NULL: the real one */
     bool threads;       /* BELAY_THREADS */
     bool attached;      /* to the world */
@@ -94,10 +97,17 @@ void belay__loop_stop(struct belay__loop *loop); /* unlocked: ends the threads *
 void belay__loop_fini(struct belay__loop *loop); /* closes the descriptors */
 void belay__loop_close_fds(struct belay__loop *loop); /* in a forked child: nothing else */
 
+/* A thread must not be cancelled while it has the monitor: a write to an eventfd, a backend's I/O are cancellation points. */
 static inline void belay__loop_enter(struct belay__loop *loop)
 {
+    int was = errno, cancelable;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancelable);
     belay__monitor_lock(&loop->monitor);
+    loop->inside_cancelable = cancelable;
+    loop->inside_errno = was;
 }
+/* Unlocks and wakes, no more: for a client that is closed. */
+void belay__loop_unlock(struct belay__loop *loop);
 /* Unwinds, arms the timer, passes the lead on, unlocks, wakes. */
 void belay__loop_leave(struct belay__loop *loop);
 /* What may be done at once: pokes, timers that are due, tasks, settled ops; until nothing is left. */

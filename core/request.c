@@ -96,10 +96,11 @@ belay_status belay__request_wait(belay_request *request, belay_error *err)
     if (request->phase == BELAY__PHASE_DONE) {
         belay__loop_leave(loop);
     } else {
-        int cancelable;
-        pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancelable);
+        int cancelable = loop->inside_cancelable, was = loop->inside_errno;
+        loop->inside_cancelable = PTHREAD_CANCEL_DISABLE; /* also while it sleeps */
         belay__loop_wait(loop, &request->waiter);
-        pthread_setcancelstate(cancelable, &cancelable);
+        errno = was;
+        pthread_setcancelstate(cancelable, NULL);
     }
     return belay__error_copy(err, &request->error);
 }
