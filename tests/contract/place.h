@@ -3,6 +3,8 @@
 #define BELAY_TESTS_CONTRACT_PLACE_H
 
 #include <belay/testing.h>
+#include <dirent.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,10 +39,14 @@ static inline const char *place_config(struct place *place, const char *text)
     return path;
 }
 
-/* Removes the config files and the folder, if nothing else is in it. */
+/* Removes the folder and every file in it. */
 static inline void place_remove(struct place *place)
 {
-    while (place->count > 0) unlink(place->paths[--place->count]);
+    DIR *folder = opendir(place->folder);
+    struct dirent *entry = NULL;
+    while (folder != NULL && (entry = readdir(folder)) != NULL)
+        if (entry->d_name[0] != '.') unlinkat(dirfd(folder), entry->d_name, 0);
+    if (folder != NULL) closedir(folder);
     rmdir(place->folder);
 }
 
