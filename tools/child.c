@@ -21,7 +21,7 @@ static void child_environment(const char *lock, const struct grant_news *news)
     char token[24];
     snprintf(token, sizeof(token), "%" PRIu64, news->token);
     if (setenv("BELAY_LOCK", lock, 1) != 0 || setenv("BELAY_TOKEN", token, 1) != 0 ||
-        setenv("BELAY_SCOPE", belay_scope_name(news->scope), 1) != 0 ||
+        setenv("BELAY_SCOPE", belay_scope_name((belay_scope)news->scope), 1) != 0 ||
         setenv("BELAY_DEGRADED", news->degraded ? "1" : "0", 1) != 0) {
         say(lock, "no memory for the environment");
         _exit(EXIT_INTERNAL);

@@ -8,11 +8,11 @@
 
 #include <belay/belay.h>
 
-/* What the command finds in its environment. */
+/* What the command finds in its environment. Goes through a pipe as it is: no padding. */
 struct grant_news {
     uint64_t token;
-    belay_scope scope;
-    bool degraded;
+    int32_t scope; /* belay_scope */
+    int32_t degraded;
 };
 
 struct child {

@@ -187,16 +187,17 @@ static void watch_loop(struct watch *watch)
 int hold(struct run *run)
 {
     struct watch watch = { .run = run, .timer = -1, .kill_ns = INT64_MAX };
-    struct grant_news news = { belay_lock_token(run->lock), belay_lock_scope(run->lock), false };
+    belay_scope scope = belay_lock_scope(run->lock);
+    struct grant_news news = { belay_lock_token(run->lock), (int32_t)scope,
+                               run->degraded && scope != BELAY_SCOPE_FLEET };
 
     watch.timer = timerfd_create(CLOCK_BOOTTIME, TFD_CLOEXEC | TFD_NONBLOCK);
     if (watch.timer < 0) {
         say(run->name, "timerfd: %s", strerror(errno));
         return EXIT_INTERNAL;
     }
-    news.degraded = run->degraded && news.scope != BELAY_SCOPE_FLEET;
     if (run->args->verbose)
-        say(run->name, "ours, scope %s, token %" PRIu64, belay_scope_name(news.scope), news.token);
+        say(run->name, "ours, scope %s, token %" PRIu64, belay_scope_name(scope), news.token);
     terminal_hand_at_start(&run->terminal, run->child.pid);
     if (child_go(&run->child, &news)) {
         watch_loop(&watch);

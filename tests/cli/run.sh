@@ -137,6 +137,17 @@ t_verbose_says_what_happens() {
     err_has 'belay: x: ours, scope host, token [0-9]'
 }
 
+t_a_verbose_wait_says_once_who_holds_it() {
+    "${B[@]}" run --label 'carol: tape' x -- sh -c 'echo yes >ready; while [ ! -e stop ]; do sleep 0.01; done' &
+    until_true "x is held" exists ready
+    "${B[@]}" run -v x -- true 2>err2 &
+    waiter=$!
+    until_true "it says so" grep -q '^belay: x: waiting 1s; held by carol: tape (pid [0-9]*) for [0-9]*s$' err2
+    touch stop
+    ended $waiter
+    [ $ended = 0 ] && [ "$(grep -c waiting err2)" = 1 ] || fail "status $ended, $(cat err2)"
+}
+
 t_names_are_escaped_on_standard_error() {
     "${B[@]}" run -- $'a\nb\e[31m%n' -- sleep 100 &
     until_true "it is held" sh -c '"$@" | grep -q a' sh "${B[@]}" list
