@@ -13,13 +13,14 @@ t_a_lock_that_is_taken_away_ends_the_command() {
 }
 
 t_a_command_that_will_not_end_is_killed() {
-    "${B[@]}" run -t 600ms x -- sh -c 'trap "" TERM; echo $$ >pid; sleep 100 & wait' 2>/dev/null &
+    "${B[@]}" run -t 600ms x -- sh -c 'trap "" TERM; sleep 100 & echo $! >inner; echo $$ >pid; wait' 2>/dev/null &
     wrapper=$!
     until_true "the command runs" exists pid
     status 0 belay break --yes x
     ended $wrapper
     [ $ended = 79 ] || fail "status $ended"
     gone "$(cat pid)" 2>/dev/null || fail "it still runs"
+    until_true "its children are gone" gone "$(cat inner)"
 }
 
 t_on_lost_kill_gives_no_grace() {
