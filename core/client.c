@@ -115,6 +115,23 @@ void belay__backends_destroy(belay *client)
     client->root = NULL;
 }
 
+/* "/etc/belay/belay.conf: ha (fallback)"; where one word says it all, it is not said twice. */
+static char *where_make(belay *client)
+{
+    const struct belay__config *config = client->config;
+    const struct belay__config_backend *root = &config->backends[config->use];
+    size_t size = strlen(config->source) + strlen(root->name) + strlen(root->ops->type) + sizeof ":  ()";
+    char *where = belay__alloc(client->loop.world, size);
+    if (where == NULL) return NULL;
+    if (strcmp(config->source, root->name) == 0)
+        snprintf(where, size, "%s (%s)", config->source, root->ops->type);
+    else if (strcmp(root->name, root->ops->type) == 0)
+        snprintf(where, size, "%s: %s", config->source, root->name);
+    else
+        snprintf(where, size, "%s: %s (%s)", config->source, root->name, root->ops->type);
+    return where;
+}
+
 static belay_status log_create(belay *client, const belay_open_options *options)
 {
     if (options->on_log == NULL) return BELAY_OK;
@@ -178,7 +195,8 @@ belay_status belay_open(belay **out, const char *where, const belay_open_options
 
     struct belay__registry registry = { options.backends, belay__builtin_backends };
     status = belay__config_load(&client->config, where, &registry, world, err);
-    if (status == BELAY_OK && log_create(client, &options) != BELAY_OK)
+    if (status == BELAY_OK) client->where = where_make(client);
+    if (status == BELAY_OK && (client->where == NULL || log_create(client, &options) != BELAY_OK))
         status = belay_error_set(err, BELAY_NOMEM, NULL, NULL);
     belay__loop_enter(&client->loop);
     if (status == BELAY_OK) status = backends_create(client, err);
@@ -195,6 +213,7 @@ belay_status belay_open(belay **out, const char *where, const belay_open_options
     belay__loop_stop(&client->loop);
     belay__loop_fini(&client->loop);
     belay__free(client->log);
+    belay__free(client->where);
     belay__config_free(client->config);
     belay__client_unref(client);
     return status;
@@ -202,7 +221,7 @@ belay_status belay_open(belay **out, const char *where, const belay_open_options
 
 const char *belay_where(const belay *client)
 {
-    return client != NULL && client->config != NULL ? client->config->source : "";
+    return client != NULL && client->where != NULL ? client->where : "";
 }
 
 uint32_t belay_ttl_ms(const belay *client)

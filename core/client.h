@@ -70,6 +70,7 @@ struct belay {
     struct belay__closer *closer;
 
     struct belay__config *config;
+    char *where; /* what belay_where says */
     belay_backend *root;
     belay_scope scope_max;
     int64_t timeout_ns;

@@ -188,7 +188,7 @@ BELAY_API BELAY_CHECK belay_status belay_open(belay **out, const char *where,
 BELAY_API void belay_close(belay *client);
 
 /* What was opened, in one line: the config file's path, the URL or "built-in default", and the backend's name and
- * type. Owned by the client. */
+ * type, as "/etc/belay/belay.conf: main (sqlite)". Owned by the client; "" for NULL. */
 BELAY_API const char *belay_where(const belay *client);
 /* The config's `ttl`, which a zero in belay_options means. */
 BELAY_API uint32_t belay_ttl_ms(const belay *client);
