@@ -4,7 +4,10 @@
  * the monitor whether or not another leads. The lead it takes when that is vacant and something is under way in the
  * background (a started call, an extension whose answer is awaited), and gives it up to a caller that asks: one hop each
  * way would cost a lone caller a quarter of its rate, so after giving it up the engine lingers until no caller has led for
- * LINGER_MS. */
+ * LINGER_MS.
+ *
+ * With nothing in the background and nobody leading it watches the rest as well (a poke, a server's word about a held
+ * lock), and looks when there is something; beside busy callers it does so again IDLE_MS after the last of them led. */
 #include "core/loop.h"
 
 #include <errno.h>
@@ -13,7 +16,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-enum { LINGER_MS = 2 };
+enum { LINGER_MS = 2, IDLE_MS = 50 };
 
 static void drain(int fd)
 {
@@ -36,19 +39,23 @@ static void *engine_main(void *arg)
             if (belay__loop_lead_for_engine(loop)) leads = loop->leads - 1;
             continue;
         }
-        int patience = loop->background > 0 && !quiet ? LINGER_MS : -1;
-        loop->engine_alert = patience < 0;
+        int patience = quiet ? -1 : loop->background > 0 ? LINGER_MS : IDLE_MS;
+        bool watches = quiet && loop->background == 0 && loop->leader == NULL;
+        loop->engine_alert = quiet;
+        loop->engine_blind = quiet && !watches;
         belay__loop_leave(loop);
         struct pollfd fds[] = { { .fd = loop->timer_fd, .events = POLLIN },
-                                { .fd = loop->engine_fd, .events = POLLIN } };
-        int ready = poll(fds, 2, patience);
+                                { .fd = loop->engine_fd, .events = POLLIN },
+                                { .fd = loop->inner, .events = POLLIN } };
+        int ready = poll(fds, watches ? 3 : 2, patience);
         if (ready > 0 && fds[1].revents != 0) drain(loop->engine_fd);
         belay__loop_enter(loop);
-        loop->engine_alert = false;
+        loop->engine_alert = loop->engine_blind = false;
         if (ready > 0 && fds[0].revents != 0) {
             drain(loop->timer_fd);
             loop->armed_ns = INT64_MAX;
         }
+        if (ready > 0 && watches && fds[2].revents != 0 && loop->leader == NULL) belay__loop_poll(loop);
     }
     belay__loop_leave(loop);
     return NULL;

@@ -283,7 +283,7 @@ static void lead_pass(struct belay__loop *loop)
     if (loop->elected != NULL) return;
     belay_link *link = links_pop(&loop->sleepers);
     if (link == NULL) {
-        if (loop->background > 0 && loop->engine_alert) belay__engine_kick(loop);
+        if (loop->engine_alert && (loop->background > 0 || loop->engine_blind)) belay__engine_kick(loop);
         return;
     }
     struct belay__waiter *waiter = belay_container_of(link, struct belay__waiter, link);

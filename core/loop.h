@@ -73,7 +73,8 @@ struct belay__loop {
 
     /* The engine's own thread, on demand. */
     bool engine_started, engine_stop;
-    bool engine_alert; /* it sleeps for good: kick it when the lead falls vacant with work in the background */
+    bool engine_alert; /* it sleeps for good: kick it when the lead falls vacant with work in the background ... */
+    bool engine_blind; /* ... or at all: since somebody led it does not watch what the leader watches */
     pthread_t engine;
 
     /* Callbacks, and the thread that runs them (BELAY_THREADS), on demand. */

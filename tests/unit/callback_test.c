@@ -65,7 +65,7 @@ static belay_lock *take(belay *client, struct lost *lost, uint32_t ttl_ms)
 static void a_loss_is_told_once_with_its_reason(void **state)
 {
     struct lost lost = { .gate = true };
-    belay_lock *lock = take(*state, &lost, 10000);
+    belay_lock *lock = take(*state, &lost, 600000);
     assert_non_null(lock);
     script_lose("the file was replaced");
     assert_true(eventually(atomic_load(&lost.count) == 1));
@@ -78,6 +78,21 @@ static void a_loss_is_told_once_with_its_reason(void **state)
     assert_int_equal(atomic_load(&lost.count), 1);
     assert_int_equal(lost.status, BELAY_LOST);
     assert_string_equal(lost.text, "the file was replaced");
+}
+
+static void what_a_foreign_thread_tells_is_heard_though_nobody_waits(void **state)
+{
+    struct lost lost = { .gate = true };
+    belay_lock *lock = take(*state, &lost, 600000); /* its next extension is minutes away */
+    for (int i = 0; i < 2; i++) { /* after a caller that led, as well */
+        belay_lock *other;
+        script_add(BELAY_VERB_ACQUIRE, (struct script_reply){ .how = SCRIPT_TIMER, .status = BELAY_OK, .after_ms = 5 });
+        assert_int_equal(belay_acquire(*state, "b", NULL, &other, NULL), BELAY_OK);
+        assert_int_equal(belay_release(other, NULL), BELAY_OK);
+    }
+    script_lose("gone");
+    assert_true(eventually(atomic_load(&lost.count) == 1));
+    assert_int_equal(belay_release(lock, NULL), BELAY_LOST);
 }
 
 static void a_loss_by_the_clock_is_told_once(void **state)
@@ -94,7 +109,7 @@ static void a_loss_by_the_clock_is_told_once(void **state)
 static void a_lock_may_be_released_inside_its_own_callback(void **state)
 {
     struct lost lost = { .gate = true, .release = true };
-    assert_non_null(take(*state, &lost, 10000));
+    assert_non_null(take(*state, &lost, 600000));
     script_lose("gone");
     assert_true(eventually(atomic_load(&lost.count) == 1));
     assert_int_equal(lost.released, BELAY_LOST);
@@ -104,7 +119,7 @@ static void release_waits_for_a_callback_that_runs_and_none_starts_after(void **
 {
     struct lost lost = { .gate = false };
     struct caller release = { 0 };
-    belay_lock *lock = take(*state, &lost, 10000);
+    belay_lock *lock = take(*state, &lost, 600000);
     script_lose("gone");
     assert_true(eventually(atomic_load(&lost.running) == 1));
 
@@ -122,10 +137,10 @@ static void release_waits_for_a_callback_that_runs_and_none_starts_after(void **
 static void release_takes_back_a_callback_that_has_not_begun(void **state)
 {
     struct lost first = { .gate = false }, second = { .gate = true };
-    belay_lock *a = take(*state, &first, 10000);
+    belay_lock *a = take(*state, &first, 600000);
     script_lose("gone");
     assert_true(eventually(atomic_load(&first.running) == 1));
-    belay_lock *b = take(*state, &second, 10000);
+    belay_lock *b = take(*state, &second, 600000);
     script_lose("gone too");
     assert_true(eventually(belay_lock_remaining_ms(b) == 0));
 
@@ -139,7 +154,7 @@ static void a_callback_that_blocks_stops_no_extension(void **state)
 {
     struct lost lost = { .gate = false };
     belay_options options = BELAY_OPTIONS_INIT;
-    belay_lock *a = take(*state, &lost, 10000), *kept;
+    belay_lock *a = take(*state, &lost, 600000), *kept;
     script_lose("gone");
     assert_true(eventually(atomic_load(&lost.running) == 1));
     options.ttl_ms = 120;
@@ -156,7 +171,7 @@ static void a_callback_that_blocks_stops_no_extension(void **state)
 static void a_close_inside_a_callback_takes_effect_when_it_returns(void **state)
 {
     struct lost lost = { .gate = false, .close = true };
-    belay_lock *lock = take(*state, &lost, 10000);
+    belay_lock *lock = take(*state, &lost, 600000);
     script_lose("gone");
     assert_true(eventually(atomic_load(&lost.running) == 1));
     for (int i = 0; i < 20; i++) help_pause();
@@ -174,7 +189,7 @@ static void a_callback_s_waiting_release_and_a_close_get_along(void **state)
     struct lost lost = { .gate = false };
     struct caller release = { 0 }, close = { 0 };
     belay *client = *state;
-    belay_lock *lock = take(client, &lost, 10000);
+    belay_lock *lock = take(client, &lost, 600000);
     script_lose("gone");
     assert_true(eventually(atomic_load(&lost.running) == 1));
     caller_release(&release, lock);
@@ -291,6 +306,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_loss_is_told_once_with_its_reason, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_a_foreign_thread_tells_is_heard_though_nobody_waits, setup, teardown),
         cmocka_unit_test_setup_teardown(a_loss_by_the_clock_is_told_once, setup, teardown),
         cmocka_unit_test_setup_teardown(a_lock_may_be_released_inside_its_own_callback, setup, teardown),
         cmocka_unit_test_setup_teardown(release_waits_for_a_callback_that_runs_and_none_starts_after, setup, teardown),
