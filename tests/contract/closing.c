@@ -187,31 +187,19 @@ static void close_inside_a_callback_closes(struct scene *s)
 
 /* ------------------------------------------------------------------ descriptors */
 
-enum { DESCRIPTORS = 1024 };
-
-static int open_descriptors(bool *open)
-{
-    int count = 0;
-    for (int fd = 0; fd < DESCRIPTORS; fd++) {
-        open[fd] = fcntl(fd, F_GETFD) != -1;
-        count += open[fd];
-    }
-    return count;
-}
-
 /* FAULTS 46 and 47. */
 static void descriptors_are_close_on_exec_and_none_leaks(struct scene *s)
 {
     bool before[DESCRIPTORS], during[DESCRIPTORS], after[DESCRIPTORS];
     const char *name = name_of(s, "lock");
-    int count = open_descriptors(before);
+    int count = descriptors_of(before);
     for (int round = 0; round < 3 && !atomic_load(&s->failed); round++) {
         belay *a = client_of(s, BELAY_CONTRACT_FIRST), *b = client_of(s, BELAY_CONTRACT_SECOND);
         belay_options wait = lease_of(s, 10, units(s, 1));
         struct call *call = call_begin(s, a, name, &wait, NULL);
         must_be(s, call_await(s, call), BELAY_OK, "acquire");
         refused(s, b, name, &wait, BELAY_HELD);
-        open_descriptors(during);
+        descriptors_of(during);
         for (int fd = 0; fd < DESCRIPTORS; fd++) {
             if (!during[fd] || before[fd]) continue;
             must(s, fd > 2, "descriptor %d is one of the three standard ones", fd);
@@ -222,7 +210,7 @@ static void descriptors_are_close_on_exec_and_none_leaks(struct scene *s)
         close_client(s, b);
     }
     if (atomic_load(&s->failed)) return;
-    int left = open_descriptors(after);
+    int left = descriptors_of(after);
     must(s, left <= count, "%d descriptors were left open", left - count);
 }
 

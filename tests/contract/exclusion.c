@@ -178,6 +178,21 @@ static void a_lock_says_what_it_is(struct scene *s)
     released(s, two, BELAY_OK);
 }
 
+static void a_lock_needs_no_options(struct scene *s)
+{
+    belay *a = client_of(s, BELAY_CONTRACT_FIRST), *b = client_of(s, BELAY_CONTRACT_SECOND);
+    const char *name = name_of(s, "lock");
+    belay_options defaults = BELAY_OPTIONS_INIT;
+    belay_lock *lock = NULL;
+    if (atomic_load(&s->failed)) return;
+
+    must_be(s, belay_acquire(a, name, NULL, &lock, NULL), BELAY_OK, "acquire without options");
+    must(s, belay_lock_valid(lock, 1), "the lock is not valid");
+    refused(s, b, name, NULL, BELAY_HELD);
+    if (lock != NULL) must_be(s, belay_release(lock, NULL), BELAY_OK, "release");
+    released(s, take(s, b, name, &defaults), BELAY_OK);
+}
+
 static void more_scope_than_there_is_is_unsupported(struct scene *s)
 {
     belay *a = client_of(s, BELAY_CONTRACT_FIRST);
@@ -202,6 +217,7 @@ const struct promise belay__contract_exclusion[] = {
     PROMISE(release_of_a_foreign_lock_leaves_it, ON_BOTH | STARTED),
     PROMISE(a_holder_whose_clock_is_behind_harms_nobody, ON_DISPATCH | CLOCK),
     PROMISE(a_lock_says_what_it_is, ON_BOTH | STARTED),
+    PROMISE(a_lock_needs_no_options, ON_BOTH | FLOWS),
     PROMISE(more_scope_than_there_is_is_unsupported, ON_BOTH | STARTED),
     { 0 },
 };

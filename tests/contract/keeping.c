@@ -102,12 +102,47 @@ static void a_blocked_call_keeps_the_clients_locks(struct scene *s)
     released(s, other, BELAY_OK);
 }
 
+static void count_loss(void *arg, belay_lock *lock, const belay_error *why)
+{
+    (void)lock;
+    (void)why;
+    atomic_fetch_add((atomic_int *)arg, 1);
+}
+
+/* The holder was stopped (FAULTS 8, 9): it wakes up behind its deadline, and nobody has extended.
+ */
+static void a_holder_that_was_stopped_finds_its_lock_lost(struct scene *s)
+{
+    belay *a = client_of(s, BELAY_CONTRACT_FIRST), *b = client_of(s, BELAY_CONTRACT_SECOND);
+    const char *name = name_of(s, "lock"), *second = name_of(s, "second");
+    atomic_int *losses = memory_of(s, sizeof *losses);
+    belay_options lease = lease_of(s, 6, BELAY_TRY);
+    lease.keep = BELAY_KEEP_ON;
+    lease.on_lost = count_loss;
+    lease.arg = losses;
+    belay_lock *lock = take(s, a, name, &lease), *other = take(s, a, second, &lease);
+
+    if (!atomic_load(&s->failed)) belay_fake_advance(s->world, units(s, 7) * NS_PER_MS);
+    must(s, !belay_lock_valid(lock, 0), "the stop ended no lock");
+    must(s, atomic_load(losses) == 0, "on_lost came before the client was asked anything");
+    extended(s, lock, 0, BELAY_LOST); /* the first call says so, not the backend */
+    released(s, other, BELAY_LOST);
+    for (int i = 0; i < 20; i++) drive(s); /* nor does a late extension revive it */
+    must(s, !belay_lock_valid(lock, 0), "a lost lock was revived");
+    released(s, take(s, b, name, NULL), BELAY_OK);
+    released(s, take(s, b, second, NULL), BELAY_OK);
+    released(s, lock, BELAY_LOST);
+    must(s, atomic_load(losses) >= 1 && atomic_load(losses) <= 2, "on_lost came %d times for two",
+         atomic_load(losses));
+}
+
 const struct promise belay__contract_keeping[] = {
     PROMISE(a_kept_lock_outlives_its_ttl, ON_BOTH | STARTED),
     PROMISE(a_lock_is_kept_as_often_as_was_asked, ON_BOTH),
     PROMISE(keeping_never_shortens, ON_BOTH),
     PROMISE(a_lock_that_is_not_kept_ends_with_its_ttl, ON_BOTH),
     PROMISE(a_kept_lock_outlives_its_waiters, ON_DISPATCH | FLOWS),
+    PROMISE(a_holder_that_was_stopped_finds_its_lock_lost, ON_DISPATCH | STARTED | CLOCK),
     PROMISE(a_blocked_call_keeps_the_clients_locks, ON_DISPATCH | CLOCK),
     { 0 },
 };

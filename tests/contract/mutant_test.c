@@ -31,6 +31,7 @@ enum mutation {
     LABEL_LOST,
     INSPECT_SHOWS_THE_EXPIRED,
     LIST_FORGETS_ONE,
+    LIST_SHOWS_THE_RELEASED,
     BREAK_IGNORES_OWNER,
     LOGS_THE_OWNER,
     NOMEM_LEAVES_IT,
@@ -68,6 +69,7 @@ static const struct {
     { LABEL_LOST, "names/a_label_is_carried_exactly" },
     { INSPECT_SHOWS_THE_EXPIRED, "looking/inspect_shows_a_free_lock_as_free" },
     { LIST_FORGETS_ONE, "looking/list_shows_what_is_held" },
+    { LIST_SHOWS_THE_RELEASED, "exclusion/a_held_lock_excludes_its_own_client" }, /* left behind */
     { BREAK_IGNORES_OWNER, "looking/break_removes_only_what_was_seen" },
     { LOGS_THE_OWNER, "names/logs_show_no_owner_and_no_raw_name" },
     { NOMEM_LEAVES_IT, "failure/an_allocation_that_fails_leaves_nothing" },
@@ -216,7 +218,8 @@ static void list(belay_backend *backend, belay_op *op, int64_t now)
     for (const struct row *row = rows; row < rows + sizeof rows / sizeof rows[0]; row++) {
         belay_info info = { .size = sizeof info };
         const char *name = belay_env_strip(backend->env, row->key);
-        if (!is_held(row, now) || name == NULL || status != BELAY_OK) continue;
+        bool shown = is_held(row, now) || (broken(LIST_SHOWS_THE_RELEASED) && row->key[0] != '\0');
+        if (!shown || name == NULL || status != BELAY_OK) continue;
         describe(row, now, name, &info);
         if (!forget) status = belay_op_emit(op, &info);
         forget = false;

@@ -2,6 +2,7 @@
 #define _POSIX_C_SOURCE 200809L
 #include "scene.h"
 
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -169,6 +170,16 @@ void close_client(struct scene *s, belay *client)
         belay_close(client);
         return;
     }
+}
+
+int descriptors_of(bool *open)
+{
+    int count = 0;
+    for (int fd = 0; fd < DESCRIPTORS; fd++) {
+        open[fd] = fcntl(fd, F_GETFD) != -1;
+        count += open[fd];
+    }
+    return count;
 }
 
 const char *name_of(struct scene *s, const char *tail)

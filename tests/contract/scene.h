@@ -97,6 +97,7 @@ struct topic {
 #define memory_of belay__contract_memory_of
 #define cancel_of belay__contract_cancel_of
 #define call_cancel belay__contract_call_cancel
+#define descriptors_of belay__contract_descriptors_of
 #define now_of belay__contract_now_of
 #define pass_ns belay__contract_pass_ns
 #define drive belay__contract_drive
@@ -158,6 +159,10 @@ void *memory_of(struct scene *s, size_t size);
 
 /* A cancel; freed after the clients were closed. NULL on failure. */
 belay_cancel *cancel_of(struct scene *s);
+
+/* Which descriptors are open now: open[fd] for the first DESCRIPTORS of them. Returns how many. */
+enum { DESCRIPTORS = 1024 };
+int descriptors_of(bool *open);
 
 /* Main thread. A name of this scene's own that ends with `tail`; valid until the scene's end. */
 const char *name_of(struct scene *s, const char *tail);

@@ -293,6 +293,7 @@ static void a_crowd_comes_in_one_by_one(struct scene *s)
 
 static void a_crowd_that_waits_in_vain_is_answered_in_time(struct scene *s)
 {
+    bool open[DESCRIPTORS];
     belay *clients[] = { client_of(s, BELAY_CONTRACT_FIRST), client_of(s, BELAY_CONTRACT_SECOND) };
     const char *name = name_of(s, "lock");
     belay_options lease = lease_of(s, 1000, BELAY_TRY), wait = lease_of(s, 1000, units(s, 2));
@@ -300,10 +301,13 @@ static void a_crowd_that_waits_in_vain_is_answered_in_time(struct scene *s)
     crowd->scene = s;
     crowd->size = 2 * rounds_of(s, CROWD);
     belay_lock *lock = take(s, clients[0], name, &lease);
+    int before = descriptors_of(open);
     for (int i = 0; i < crowd->size && !atomic_load(&s->failed); i++)
         must_be(s, belay_acquire_start(clients[i % 2], name, &wait, in_and_out, crowd, NULL, NULL),
                 BELAY_OK, "acquire_start");
     drive(s);
+    int more = descriptors_of(open) - before;
+    must(s, more < 30, "%d waiters have %d descriptors", crowd->size, more);
     must(s, atomic_load(&crowd->answered) == 0 || !s->dispatch,
          "some were answered before their time");
     pass_units(s, 2);
