@@ -7,7 +7,8 @@
  * belay does. What it leaves out is what belay adds: owner ids, deadlines, waiting in turn,
  * keeping, being told.
  *
- * The statements are those of backends/sqlite_store.c, and must stay so.
+ * The statements are those of backends/sqlite_store.c, the pauses those of belay__sqlite_retry_arm,
+ * and must stay so.
  *
  *   bench_sqlite [--json] [--quick] [DIRECTORY...]     default: $TMPDIR or /tmp, and /dev/shm
  */
@@ -94,12 +95,16 @@ static void bare_close(struct bare *b)
     sqlite3_close(b->db);
 }
 
-static void bare_pause(struct bare *b)
+/* A pause after the try number `tries` (from 0), the first of which was at `since`. */
+static void bare_pause(struct bare *b, int tries, int64_t since)
 {
+    bool late = bench_now() - since >= 100000000;
+    int64_t least = tries == 0 ? 50000 : late ? 100000 : 200000;
+    int64_t range = tries == 0 ? 350000 : late ? 2900000 : 7800000;
     b->chance ^= b->chance << 13;
     b->chance ^= b->chance >> 7;
     b->chance ^= b->chance << 17;
-    bench_sleep(200000 + (int64_t)(b->chance % 7800000));
+    bench_sleep(least + (int64_t)(b->chance % (uint64_t)range));
 }
 
 /* The statement's first row stays readable until the next run of it. */
@@ -115,11 +120,12 @@ static int bare_run(struct bare *b, int which)
 static void bare_begin(struct bare *b)
 {
     struct stat now;
-    for (;;) {
+    int64_t since = bench_now();
+    for (int tries = 0;; tries++) {
         int rc = bare_run(b, BEGIN);
         sqlite3_reset(b->statements[BEGIN]);
         if (rc == SQLITE_DONE) break;
-        bare_pause(b);
+        bare_pause(b, tries, since);
     }
     if (lstat(path, &now) != 0 || now.st_dev != b->file.st_dev || now.st_ino != b->file.st_ino)
         bench_die(path, "was moved");
