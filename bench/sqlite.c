@@ -3,9 +3,9 @@
  * The floor is a program of prepared statements that does the same SQL by hand on the same file,
  * opened with the same pragmas: for an acquire BEGIN, one look whether the file was moved, the row,
  * the fencing token, the new row, COMMIT; for a release BEGIN, the look, DELETE, the oldest waiter,
- * COMMIT. Where another process is in the file it tries again after 0.2 to 8 ms, at random, as
- * belay does. What it leaves out is what belay adds: owner ids, deadlines, waiting in turn,
- * keeping, being told.
+ * COMMIT. Where another process is in the file it tries again after a random pause, drawn as belay
+ * draws it. What it leaves out is what belay adds: owner ids, deadlines, waiting in turn, keeping,
+ * being told.
  *
  * The statements are those of backends/sqlite_store.c, the pauses those of belay__sqlite_retry_arm,
  * and must stay so.
