@@ -89,6 +89,7 @@ struct topic {
  * people's programs. */
 #define must_see belay__contract_must_see
 #define must_equal_status belay__contract_must_equal_status
+#define must_be_told belay__contract_must_be_told
 #define skip_here belay__contract_skip_here
 #define client_of belay__contract_client_of
 #define client_with belay__contract_client_with
@@ -113,6 +114,7 @@ struct topic {
 #define lengthen belay__contract_lengthen
 #define let_go belay__contract_let_go
 #define call_new belay__contract_call_new
+#define track belay__contract_track
 #define let_be belay__contract_let_be
 #define thread_acquire belay__contract_thread_acquire
 #define break_it belay__contract_break_it
@@ -139,6 +141,9 @@ bool must_equal_status(struct scene *s, belay_status got, belay_status wanted, c
                        int line, const char *what);
 #define must_be(s, got, wanted, what)                                                              \
     must_equal_status((s), (got), (wanted), __FILE__, __LINE__, what)
+
+/* Of every error that comes out: the status it came with, and one line of text. */
+void must_be_told(struct scene *s, belay_status status, const belay_error *err);
 
 /* Main thread: the rest does not apply here, and says why. */
 void skip_here(struct scene *s, const char *why);
@@ -234,7 +239,9 @@ struct taker {
 };
 bool can_be_taken(void *taker);
 
-/* The test lets go of the lock in another way than by let_go: the scene forgets it. */
+/* The scene knows a lock from when it was got until let_go, and ends what is left at its end.
+ * `let_be`: the test lets go of it in another way. */
+void track(struct scene *s, belay_lock *lock);
 void let_be(struct scene *s, const belay_lock *lock);
 
 /* ------------------------------------------------------------------ started calls */
