@@ -122,9 +122,10 @@ struct sqlite_store {
     sqlite3_file *file; /* SQLite's own descriptor of it */
     sqlite3_stmt *statements[SQL_STATEMENTS];
     bool foreign_boot; /* another boot used it last: to be checked and emptied */
-    bool journal_due;  /* the journal's mode is to be set */
-    bool inside;       /* has this process's turn: a transaction is open */
-    bool known;        /* device and inode are those of the file that was opened last */
+    bool sync_due;     /* what its settings are to be, once there is a turn to read it */
+    bool journal_due;
+    bool inside; /* has this process's turn: a transaction is open */
+    bool known;  /* device and inode are those of the file that was opened last */
     dev_t device;
     ino_t inode;
 };

@@ -179,8 +179,7 @@ static int configure(struct sqlite_store *s)
     for (size_t i = 0; i < sizeof options / sizeof options[0]; i++)
         sqlite3_db_config(s->db, options[i][0], options[i][1], 0);
     sqlite3_extended_result_codes(s->db, 1);
-    return belay__sqlite_exec(
-        s, "PRAGMA synchronous = OFF; PRAGMA temp_store = MEMORY; PRAGMA mmap_size = 0");
+    return belay__sqlite_exec(s, "PRAGMA temp_store = MEMORY; PRAGMA mmap_size = 0");
 }
 
 static enum sqlite_turn turn_of(struct sqlite_store *s, int rc, struct sqlite_failure *f)
@@ -213,7 +212,7 @@ static enum sqlite_turn connected(struct sqlite_store *s, const struct stat *bef
     if (rc == SQLITE_OK && h.wal) rc = journal_set(s);
     if (rc != SQLITE_OK) return turn_of(s, rc, f);
     s->foreign_boot = !belay__sqlite_header_current(s, &h);
-    s->journal_due = true;
+    s->sync_due = s->journal_due = true;
     if (s->known && (s->device != st.st_dev || s->inode != st.st_ino)) {
         s->known = false; /* it was replaced while it was not open */
         return TURN_MOVED;
@@ -264,17 +263,27 @@ static enum sqlite_turn boot_settle(struct sqlite_store *s, struct sqlite_failur
     return TURN_GO;
 }
 
+/* Like the journal's mode it reads the file, but it cannot be set inside a transaction. */
+static enum sqlite_turn sync_set(struct sqlite_store *s, bool may_fail, struct sqlite_failure *f)
+{
+    int rc = belay__sqlite_exec(s, "PRAGMA synchronous = OFF");
+    s->sync_due = rc != SQLITE_OK;
+    if (rc == SQLITE_OK || (may_fail && !belay__sqlite_busy(rc))) return TURN_GO;
+    return turn_of(s, rc, f);
+}
+
 static enum sqlite_turn open_inside(struct sqlite_store *s, struct sqlite_failure *f)
 {
     enum sqlite_turn turn = TURN_GO;
     if (s->db == NULL) {
         turn = connect_file(s, f);
-        if (turn != TURN_GO) belay__sqlite_store_close(s);
+        if (turn == TURN_BUSY) belay__sqlite_store_close(s);
     }
-    if (turn == TURN_GO && s->foreign_boot) {
-        turn = boot_settle(s, f);
-        if (turn == TURN_FAILED) belay__sqlite_store_close(s);
-    }
+    /* On a damaged file of another boot the first try fails. */
+    if (turn == TURN_GO && s->sync_due) turn = sync_set(s, s->foreign_boot, f);
+    if (turn == TURN_GO && s->foreign_boot) turn = boot_settle(s, f);
+    if (turn == TURN_GO && s->sync_due) turn = sync_set(s, false, f);
+    if (turn != TURN_GO && turn != TURN_BUSY) belay__sqlite_store_close(s);
     return turn;
 }
 

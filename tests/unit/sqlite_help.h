@@ -1,4 +1,5 @@
-/* sqlite_help.h - for the sqlite tests: a folder of one's own, raw SQL beside belay, processes to kill. */
+/* sqlite_help.h - for the sqlite tests: a folder of one's own, raw SQL beside belay, processes to
+ * kill. */
 #ifndef BELAY_TESTS_UNIT_SQLITE_HELP_H
 #define BELAY_TESTS_UNIT_SQLITE_HELP_H
 
@@ -231,8 +232,10 @@ static inline int child_end(struct child *child, int signal)
 static inline belay *child_open(const char *url)
 {
     belay *client = NULL;
-    if (belay_open(&client, url, NULL, NULL) != BELAY_OK) _exit(92);
-    return client;
+    belay_error err = BELAY_ERROR_INIT;
+    if (belay_open(&client, url, NULL, &err) == BELAY_OK) return client;
+    fprintf(stderr, "child: %s: %s: %s\n", belay_status_name(err.status), err.node, err.text);
+    _exit(92);
 }
 
 static inline belay_lock *child_take(belay *client, const char *name, int64_t wait_ms)

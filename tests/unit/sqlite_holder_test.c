@@ -1,4 +1,5 @@
-/* sqlite_holder_test.c - the dead-holder rule: provably gone is free at once, unknown is alive. FAULTS 43. */
+/* sqlite_holder_test.c - the dead-holder rule: provably gone is free at once, unknown is alive.
+ * FAULTS 43. */
 #define _GNU_SOURCE
 #include "backends/sqlite.h"
 #include "tests/unit/sqlite_help.h"
@@ -302,7 +303,7 @@ static void another_client_of_this_process_is_a_living_holder(void **state)
     belay_close(b);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
@@ -321,5 +322,6 @@ int main(void)
         T(a_lock_of_two_processes_is_free_when_both_are_gone),
         T(another_client_of_this_process_is_a_living_holder),
     };
+    if (argc > 1) cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests(tests, NULL, NULL) != 0;
 }

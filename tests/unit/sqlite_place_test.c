@@ -1,4 +1,5 @@
-/* sqlite_place_test.c - where a file of locks may be, and what a stranger's file is answered. FAULTS 37, 39, 44. */
+/* sqlite_place_test.c - where a file of locks may be, and what a stranger's file is answered.
+ * FAULTS 37, 39, 44. */
 #define _GNU_SOURCE
 #include "backends/sqlite.h"
 #include "tests/unit/sqlite_help.h"
@@ -59,12 +60,12 @@ static void only_local_filesystems_are_trusted(void **state)
         unsigned long magic;
         bool local;
         const char *name;
-    } rows[] = { { 0xEF53, true, "ext4" },        { 0x01021994, true, "tmpfs" },
-                 { 0x9123683E, true, "btrfs" },   { 0x58465342, true, "xfs" },
+    } rows[] = { { 0xEF53, true, "ext4" },          { 0x01021994, true, "tmpfs" },
+                 { 0x9123683E, true, "btrfs" },     { 0x58465342, true, "xfs" },
                  { 0x794C7630, true, "overlayfs" }, { 0x6969, false, "nfs" },
-                 { 0xFF534D42, false, "cifs" },   { 0xFFFFFFFFFF534D42, false, "cifs" },
-                 { 0xFE534D42, false, "smb2" },   { 0x65735546, false, "fuse" },
-                 { 0x01021997, false, "9p" },     { 0x12345678, false, NULL } };
+                 { 0xFF534D42, false, "cifs" },     { 0xFFFFFFFFFF534D42, false, "cifs" },
+                 { 0xFE534D42, false, "smb2" },     { 0x65735546, false, "fuse" },
+                 { 0x01021997, false, "9p" },       { 0x12345678, false, NULL } };
     (void)state;
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         const char *name = "?";
@@ -334,12 +335,14 @@ static void wrong_settings_open_nothing(void **state)
                  rows[i].settings);
         file_write(conf, text, strlen(text));
         assert_int_equal(open_says(conf, &err), BELAY_CONFIG);
-        if (strstr(err.text, rows[i].says) == NULL) print_error("%s: %s\n", rows[i].settings, err.text);
+        if (strstr(err.text, rows[i].says) == NULL)
+            print_error("%s: %s\n", rows[i].settings, err.text);
         assert_non_null(strstr(err.text, rows[i].says));
     }
 }
 
-/* ------------------------------------------------------------------ what may heal (FAULTS 32, 37) */
+/* ------------------------------------------------------------------ what may heal (FAULTS 32, 37)
+ */
 
 static void a_missing_directory_is_an_outage_and_heals(void **state)
 {
@@ -425,7 +428,8 @@ static void users_of_a_group_share_a_file_and_wake_each_other(void **state)
     if (geteuid() != 0) skip();
     snprintf(group_conf, sizeof group_conf, "%s/belay.conf", room.dir);
     snprintf(text, sizeof text,
-             "use = \"s\"; backends: { s: { type = \"sqlite\"; path = \"%s\"; group = \"65533\"; }; };\n",
+             "use = \"s\"; backends: { s: { type = \"sqlite\"; path = \"%s\"; group = \"65533\"; "
+             "}; };\n",
              room.path);
     file_write(group_conf, text, strlen(text));
     assert_int_equal(chmod(group_conf, 0644), 0);
@@ -434,7 +438,8 @@ static void users_of_a_group_share_a_file_and_wake_each_other(void **state)
     struct child a = child_start(in_the_group, &first);
     assert_true(child_said(&a));
     struct child b = child_start(in_the_group, &second);
-    for (int64_t end = now_ms() + 10000; now_ms() < end && room_count(&room, ".sock") == 0;) usleep(500);
+    for (int64_t end = now_ms() + 10000; now_ms() < end && room_count(&room, ".sock") == 0;)
+        usleep(500);
     assert_int_equal(room_count(&room, ".sock"), 1);
     int64_t start = now_ms();
     child_go(&a);
@@ -448,7 +453,7 @@ static void users_of_a_group_share_a_file_and_wake_each_other(void **state)
     assert_int_equal(st.st_gid, 65533);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
@@ -476,5 +481,6 @@ int main(void)
         T(a_read_only_directory_is_an_outage_and_releasing_works),
         T(users_of_a_group_share_a_file_and_wake_each_other),
     };
+    if (argc > 1) cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests(tests, NULL, NULL) != 0;
 }

@@ -186,9 +186,11 @@ static void a_stray_wake_up_is_passed_on(void **state)
     until_waiters(1);
     sqlite3 *db = sql_open(room.path);
     sqlite3_stmt *statement = NULL;
-    assert_int_equal(sqlite3_prepare_v2(db, "SELECT socket FROM waiters", -1, &statement, NULL), SQLITE_OK);
+    assert_int_equal(sqlite3_prepare_v2(db, "SELECT socket FROM waiters", -1, &statement, NULL),
+                     SQLITE_OK);
     assert_int_equal(sqlite3_step(statement), SQLITE_ROW);
-    snprintf(socket_name, sizeof socket_name, "%s", (const char *)sqlite3_column_text(statement, 0));
+    snprintf(socket_name, sizeof socket_name, "%s",
+             (const char *)sqlite3_column_text(statement, 0));
     sqlite3_finalize(statement);
     sqlite3_close(db);
     /* A row of the first process that it knows nothing of, older than all. */
@@ -218,7 +220,8 @@ static void noise_on_the_socket_harms_nobody(void **state)
     assert_non_null(dir);
     while ((entry = readdir(dir)) != NULL)
         if (strstr(entry->d_name, ".sock") != NULL)
-            snprintf(address.sun_path, sizeof address.sun_path, "%.40s/%.60s", room.dir, entry->d_name);
+            snprintf(address.sun_path, sizeof address.sun_path, "%.40s/%.60s", room.dir,
+                     entry->d_name);
     closedir(dir);
     int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     memset(noise, 0x55, sizeof noise);
@@ -286,7 +289,8 @@ static void idle_waiters_cost_nothing(void **state)
             assert_true(n > 0);
             text[n] = '\0';
             assert_int_equal(sscanf(strrchr(text, ')') + 1,
-                                    " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &kernel),
+                                    " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user,
+                                    &kernel),
                              2);
             *(round == 0 ? &before : &after) += (long)(user + kernel);
         }
@@ -339,7 +343,7 @@ static void a_client_s_descriptors_end_with_it_and_are_closed_on_exec(void **sta
     assert_int_equal(child_end(&holder, 0), 0);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
@@ -354,5 +358,6 @@ int main(void)
         T(idle_waiters_cost_nothing),
         T(a_client_s_descriptors_end_with_it_and_are_closed_on_exec),
     };
+    if (argc > 1) cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests(tests, NULL, NULL) != 0;
 }
