@@ -35,7 +35,10 @@ set(pc_dir ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 cmake_path(RELATIVE_PATH CMAKE_INSTALL_PREFIX BASE_DIRECTORY ${CMAKE_INSTALL_PREFIX}/${pc_dir}
            OUTPUT_VARIABLE BELAY_PC_PREFIX)
 string(REGEX REPLACE "/$" "" BELAY_PC_PREFIX "${BELAY_PC_PREFIX}")
-list(JOIN BELAY_PC_REQUIRES_PRIVATE ", " BELAY_PC_REQUIRES_PRIVATE)
+# The libraries themselves, not Requires.private: that would pull in what *they* say of static
+# linking, and Debian's sqlite3.pc names -lz, which its own package does not bring along.
+list(FILTER BELAY_PC_LIBS_PRIVATE EXCLUDE REGEX "^-L/usr/lib")
+list(JOIN BELAY_PC_LIBS_PRIVATE " " BELAY_PC_LIBS_PRIVATE)
 foreach(pc belay belay-testing)
     configure_file(${PROJECT_SOURCE_DIR}/cmake/${pc}.pc.in
                    ${PROJECT_BINARY_DIR}/generated/${pc}.pc @ONLY)
