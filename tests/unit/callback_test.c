@@ -157,7 +157,7 @@ static void a_callback_that_blocks_stops_no_extension(void **state)
     belay_lock *a = take(*state, &lost, 600000), *kept;
     script_lose("gone");
     assert_true(eventually(atomic_load(&lost.running) == 1));
-    options.ttl_ms = 120;
+    options.keep_every_ms = 20;
     assert_int_equal(belay_acquire(*state, "kept", &options, &kept, NULL), BELAY_OK);
 
     assert_true(eventually(script_count(BELAY_VERB_EXTEND) >= 5));

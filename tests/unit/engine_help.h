@@ -140,7 +140,7 @@ int script_drops(void), script_unwaits(void), script_destroyed(void);
 int script_grants(void);
 /* A worker's job waits while this is closed. */
 void script_gate(bool open);
-int script_jobs_forgotten(void);
+int script_jobs_begun(void), script_jobs_forgotten(void);
 /* Settles the next op that is kept twice. */
 void script_settle_twice(void);
 

@@ -43,7 +43,7 @@ static struct {
     struct order orders[KEPT];
     int order_count;
     int pending[BELAY_VERB_DIAGNOSE + 1];
-    int drops, unwaits, destroyed, grants, forgotten;
+    int drops, unwaits, destroyed, grants, begun, forgotten;
     bool closed_gate, twice;
     struct scripted *object;
 } script = { .mutex = PTHREAD_MUTEX_INITIALIZER, .opened = PTHREAD_COND_INITIALIZER };
@@ -63,7 +63,7 @@ void script_reset(void)
         memset(script.reply_used, 0, sizeof script.reply_used);
         memset(script.pending, 0, sizeof script.pending);
         script.call_count = script.order_count = 0;
-        script.drops = script.unwaits = script.destroyed = script.grants = script.forgotten = 0;
+        script.drops = script.unwaits = script.destroyed = script.grants = script.begun = script.forgotten = 0;
         script.closed_gate = script.twice = false;
     });
 }
@@ -103,6 +103,7 @@ int script_drops(void) { return number_of(&script.drops); }
 int script_unwaits(void) { return number_of(&script.unwaits); }
 int script_destroyed(void) { return number_of(&script.destroyed); }
 int script_grants(void) { return number_of(&script.grants); }
+int script_jobs_begun(void) { return number_of(&script.begun); }
 int script_jobs_forgotten(void) { return number_of(&script.forgotten); }
 
 void script_gate(bool open)
@@ -197,7 +198,7 @@ static void kept_timer(belay_timer *timer)
 static void job_work(belay_job *job)
 {
     (void)job;
-    SCRIPT_LOCKED(while (script.closed_gate) pthread_cond_wait(&script.opened, &script.mutex));
+    SCRIPT_LOCKED(script.begun++; while (script.closed_gate) pthread_cond_wait(&script.opened, &script.mutex));
 }
 
 static void job_done(belay_job *job)

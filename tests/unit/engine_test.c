@@ -11,6 +11,16 @@ static void *leader_of(belay *client)
     return leader;
 }
 
+/* How many calls are under way. */
+static int calls_of(belay *client)
+{
+    int count = 0;
+    belay__loop_enter(&client->loop);
+    for (belay_link *link = client->requests.next; link != &client->requests; link = link->next) count++;
+    belay__loop_leave(&client->loop);
+    return count;
+}
+
 static bool engine_leads(belay *client) { return leader_of(client) == &client->loop; }
 static bool caller_leads(belay *client) { return leader_of(client) != NULL && !engine_leads(client); }
 
@@ -185,6 +195,7 @@ static void waiting_callers_and_started_calls_take_no_processor_time(void **stat
     assert_true(idles());
     for (int i = 0; i < 4; i++) caller_acquire(&callers[i], client, "blocking", BELAY_FOREVER);
     assert_true(eventually(caller_leads(client)));
+    assert_true(eventually(calls_of(client) == 5));
     assert_true(idles());
 
     belay_close(client);
@@ -201,7 +212,7 @@ static void a_kept_lock_is_extended_while_callers_come_and_go(void **state)
     belay *client = *state;
     belay_options options = BELAY_OPTIONS_INIT;
     belay_lock *kept, *other;
-    options.ttl_ms = 150;
+    options.keep_every_ms = 20;
     options.keep = BELAY_KEEP_ON;
     assert_int_equal(belay_acquire(client, "kept", &options, &kept, NULL), BELAY_OK);
 

@@ -25,6 +25,16 @@ static void acquires(enum script_how how, belay_status status, int64_t after_ms)
     script_add(BELAY_VERB_ACQUIRE, (struct script_reply){ .how = how, .status = status, .after_ms = after_ms, .times = 1 });
 }
 
+/* How many calls are under way. */
+static int calls_of(belay *client)
+{
+    int count = 0;
+    belay__loop_enter(&client->loop);
+    for (belay_link *link = client->requests.next; link != &client->requests; link = link->next) count++;
+    belay__loop_leave(&client->loop);
+    return count;
+}
+
 static bool gave_back(int acquire)
 {
     struct script_call granted = script_call_at(BELAY_VERB_ACQUIRE, acquire);
@@ -198,6 +208,7 @@ static void close_cancels_what_is_in_flight_and_releases_what_is_held(void **sta
     for (int i = 0; i < 3; i++) caller_acquire(&callers[i], client, names[i], BELAY_FOREVER);
     assert_true(eventually(script_pending(BELAY_VERB_ACQUIRE) == 2));
     assert_int_equal(belay_acquire_start(client, "c", &options, answer_in, &answer, NULL, NULL), BELAY_OK);
+    assert_true(eventually(calls_of(client) == 4));
 
     belay_close(client);
 
@@ -269,10 +280,11 @@ static void a_stuck_worker_is_abandoned_and_forgets_its_job_later(void **state)
     script_gate(false);
     acquires(SCRIPT_WORKER, BELAY_OK, 0);
     assert_int_equal(belay_acquire_start(client, "a", NULL, answer_in, &answer, NULL, NULL), BELAY_OK);
-    assert_true(eventually(script_pending(BELAY_VERB_ACQUIRE) == 1));
+    assert_true(eventually(script_jobs_begun() == 1));
     int threads = help_threads();
 
     belay_close(client);
+    *state = NULL;
     assert_int_equal(script_destroyed(), 1);
     assert_int_equal(atomic_load(&answer.status), BELAY_CANCELED);
     assert_int_equal(script_jobs_forgotten(), 0);
@@ -280,7 +292,6 @@ static void a_stuck_worker_is_abandoned_and_forgets_its_job_later(void **state)
     script_gate(true);
     assert_true(eventually(script_jobs_forgotten() == 1));
     assert_true(eventually(help_threads() < threads));
-    *state = NULL;
 }
 
 static int settles_twice(void *arg)
