@@ -4,49 +4,31 @@
 set -euo pipefail
 src=${BELAY_SRC:-$(cd "$(dirname "$0")/../.." && pwd)}
 
+# complain TEXT: every line on stdin is a fault; true if there was none
+complain() {
+    local line bad=0
+    while IFS= read -r line; do
+        printf '%s: %s\n' "$line" "$1"
+        bad=1
+    done
+    return $bad
+}
+
 # inspect DIR: the git repository in DIR
 inspect() {
-    local bad=0 file size
+    local bad=0 empty_tree others=(-- ':!tests/house/files.sh')   # that one names the patterns
     cd "$1"
-    while IFS= read -r -d '' file; do
-        [ -f "$file" ] && [ ! -L "$file" ] || continue
-        size=$(stat -c %s "$file")
-        if [ "$size" -gt 524288 ]; then
-            echo "$file: $size bytes"
-            bad=1
-        fi
-        case $(head -c 4 "$file" | od -An -tx1 | tr -d ' \n') in
-        7f454c46* | 213c6172* | cafebabe | 0061736d)
-            echo "$file: a compiled binary"
-            bad=1
-            continue ;;
-        esac
-        if [ "$size" -gt 0 ] && ! grep -qI . "$file"; then
-            case $file in
-            *.png | tests/*/corpus/*) ;;
-            *)
-                echo "$file: not text"
-                bad=1 ;;
-            esac
-            continue
-        fi
-        # This file names the patterns that it looks for.
-        [ "$file" = tests/house/files.sh ] && continue
-        if grep -nHE '(^|[^A-Za-z0-9_./])(/work/|/root/|/home/[a-z]+/|/Users/|[A-Z]:\\)' "$file"; then
-            echo "$file: a path of somebody's machine"
-            bad=1
-        fi
-        if grep -nHiE '(deb|security|ftp)[a-z0-9.-]*\.debian\.org|registry\.npmjs|pypi\.org|artifact[-]?registry|pkg\.dev|artifactory|proxy\.golang|mirror\.[a-z0-9-]+\.[a-z]+' "$file"; then
-            echo "$file: a package registry's host"
-            bad=1
-        fi
-    done < <(git ls-files -z)
-    # A script that starts with #! at the top or in .ci is meant to be run.
-    for file in dev .ci/run; do
-        if git ls-files --error-unmatch "$file" >/dev/null 2>&1; then
-            [ "$(git ls-files -s "$file" | cut -c1-6)" = 100755 ] || { echo "$file: no run bit"; bad=1; }
-        fi
-    done
+    empty_tree=$(git hash-object -t tree /dev/null)
+    { git ls-files -z | xargs -0 -r stat -c '%s %n' 2>/dev/null || true; } | awk '$1 > 524288 { print $2 }' |
+        complain "bigger than half a megabyte" || bad=1
+    # git's own word on what is not text: "-" instead of a number of lines.
+    git diff --cached --numstat "$empty_tree" | awk -F '\t' '$1 == "-" { print $3 }' |
+        { grep -vE '\.png$|^tests/.*corpus/' || true; } | complain "not text" || bad=1
+    { git grep -nIE '(^|[^A-Za-z0-9_./])(/work/|/root/|/home/[a-z]+/|/Users/|[A-Z]:\\)' \
+        "${others[@]}" || true; } | complain "a path of somebody's machine" || bad=1
+    { git grep -niIE '(deb|security|ftp)[a-z0-9.-]*\.debian\.org|registry\.npmjs|pypi\.org|artifact[-]?registry|pkg\.dev|artifactory|proxy\.golang|mirror\.[a-z0-9-]+\.[a-z]+' \
+        "${others[@]}" || true; } | complain "a package registry's host" || bad=1
+    git ls-files -s -- dev .ci/run | awk '$1 != "100755" { print $4 }' | complain "no run bit" || bad=1
     return $bad
 }
 
