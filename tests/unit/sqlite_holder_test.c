@@ -95,9 +95,11 @@ static void *thread_waits(void *arg)
 /* The leader is a zombie then, and the process lives on in its other thread. */
 static void leader_exits(void *arg, int from, int to)
 {
+    static int fds[2]; /* the leader's stack goes with it */
     pthread_t thread;
-    int fds[2] = { from, to };
     (void)arg;
+    fds[0] = from;
+    fds[1] = to;
     if (pthread_create(&thread, NULL, thread_waits, fds) != 0) _exit(80);
     pthread_exit(NULL);
 }
