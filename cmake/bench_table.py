@@ -32,7 +32,7 @@ def main():
     with open(sys.argv[1], encoding="utf-8") as file:
         result = json.load(file)
     facts = {k: v for k, v in result.items() if not isinstance(v, (list, dict))}
-    print(", ".join(f"{k} {shown(v)}" for k, v in facts.items()))
+    print("\n".join(f"{k}: {shown(v)}" for k, v in facts.items()))
     for key, value in result.items():
         if isinstance(value, dict):
             print(f" {key}: " + ", ".join(f"{k} {shown(v)}" for k, v in value.items()))
