@@ -1,8 +1,9 @@
 /* acquire.c - one blocked acquire: its turn, its attempts, its sleep between them, its end.
  *
- * Attempts of this client for one name are made by the head of the name's queue alone. A refused head sleeps until the
- * holder's TTL would run out, a wake-up, POLL_CAP or its own end, whichever is first: the timer is always armed, and a
- * wake-up is a hint. A wake-up that comes between sending an attempt and its refusal counts. SEMANTICS section 3. */
+ * Attempts of this client for one name are made by the head of the name's queue alone. A refused
+ * head sleeps until the holder's TTL would run out, a wake-up, POLL_CAP or its own end, whichever
+ * is first: the timer is always armed, and a wake-up is a hint. A wake-up that comes between
+ * sending an attempt and its refusal counts. SEMANTICS section 3. */
 #include "core/client.h"
 
 #include <stdio.h>
@@ -36,7 +37,8 @@ static bool is_head(belay_request *request)
                              request->hash) == request;
 }
 
-/* The one before it is gone. With the lock: nothing to ask for until that one lets go, or its TTL is over. */
+/* The one before it is gone. With the lock: nothing to ask for until that one lets go, or its TTL
+ * is over. */
 static void promote(belay_request *next, bool held_here, uint32_t ttl_ms)
 {
     belay *client = next->client;
@@ -46,14 +48,16 @@ static void promote(belay_request *next, bool held_here, uint32_t ttl_ms)
         return;
     }
     uint32_t ms = ttl_ms < POLL_CAP_MS ? ttl_ms : POLL_CAP_MS;
-    sleep_until(next, belay__loop_now(&client->loop) + (ms + random_below(client, JITTER_MS)) * BELAY__MS);
+    sleep_until(next, belay__loop_now(&client->loop) +
+                          (ms + random_below(client, JITTER_MS)) * BELAY__MS);
 }
 
 static void finish(belay_request *request, belay_status status)
 {
     belay *client = request->client;
     belay_request *next = belay__names_leave(request);
-    if (next != NULL && request->outage_since_ns != 0) { /* the outage is the name's, not the head's */
+    if (next != NULL &&
+        request->outage_since_ns != 0) { /* the outage is the name's, not the head's */
         next->outage_since_ns = request->outage_since_ns;
         next->status = request->status;
     }
@@ -124,10 +128,12 @@ static void attempt_deferred(belay_task *task)
     if (request->phase == BELAY__PHASE_SLEEP && is_head(request)) attempt(request);
 }
 
-/* Who queues has not asked. While the head meets an outage, nobody may say that the lock is held. */
+/* Who queues has not asked. While the head meets an outage, nobody may say that the lock is held.
+ */
 static void outage_of_head(belay_request *request)
 {
-    const belay_request *head = belay__names_head(request->client, request->op.key.at, request->op.key.length, request->hash);
+    const belay_request *head = belay__names_head(request->client, request->op.key.at,
+                                                  request->op.key.length, request->hash);
     if (head == NULL || head->outage_since_ns == 0) return;
     request->status = head->status;
     memcpy(request->error.node, head->error.node, strlen(head->error.node) + 1);
@@ -192,12 +198,15 @@ static void refused(belay_request *request, belay_status status)
         }
         int64_t cap = POLL_CAP_MS * BELAY__MS, left = request->op.held_for_ns;
         if (left < 0 || left > cap) left = cap;
-        sleep_as(request, BELAY_HELD, now, now + left + random_below(client, JITTER_MS) * BELAY__MS);
+        sleep_as(request, BELAY_HELD, now,
+                 now + left + random_below(client, JITTER_MS) * BELAY__MS);
     } else if (status == BELAY_UNAVAILABLE || status == BELAY_UNCERTAIN) {
         if (request->outage_since_ns == 0) request->outage_since_ns = request->op.sent_ns;
-        bool too_long = now - request->outage_since_ns >= (int64_t)client->config->outage_ms * BELAY__MS;
+        bool too_long =
+            now - request->outage_since_ns >= (int64_t)client->config->outage_ms * BELAY__MS;
         if (over || too_long) {
-            /* The last attempt was cut short by the wait's end, unsent: what was known before holds. */
+            /* The last attempt was cut short by the wait's end, unsent: what was known before
+             * holds. */
             bool cut = over && !request->try_once && status == BELAY_UNAVAILABLE &&
                        request->was_held && request->status == BELAY_HELD && request->op.canceled;
             if (cut) request->error.text[0] = '\0';
@@ -240,7 +249,8 @@ static void giveback_settled(belay_op *op, belay_status status)
     refused(request, BELAY_UNAVAILABLE);
 }
 
-/* An OK that nobody may believe in. The release runs in the request's own op: it needs no memory. */
+/* An OK that nobody may believe in. The release runs in the request's own op: it needs no memory.
+ */
 static void give_back(belay_request *request, const char *why)
 {
     belay *client = request->client;
@@ -256,7 +266,6 @@ static void give_back(belay_request *request, const char *why)
     op->settle_by_ns = now + client->timeout_ns;
     belay__op_begin(op, now);
 }
-
 
 static void granted(belay_request *request)
 {
@@ -299,7 +308,8 @@ void belay__acquire_begin(belay_request *request)
 
     op->backend = client->root;
     op->key = (belay_str){ lock->key, lock->key_length };
-    op->name = (belay_str){ lock->key + lock->prefix_length, (size_t)lock->key_length - lock->prefix_length };
+    op->name = (belay_str){ lock->key + lock->prefix_length,
+                            (size_t)lock->key_length - lock->prefix_length };
     op->owner = lock->owner;
     op->ttl_ms = request->ttl_ms;
     op->also_pid = request->also_pid;
@@ -343,7 +353,8 @@ void belay__acquire_released(belay *client, const char *key, size_t length)
     if (pause == 0) pause = 2 * client->rtt_ns;
     bool alone = client->scope_max <= BELAY_SCOPE_PROCESS;
     if (pause < PAUSE_LEAST_US * 1000 && !alone) pause = PAUSE_LEAST_US * 1000;
-    pause += random_below(client, (uint32_t)(pause < BELAY__SECOND ? pause : BELAY__SECOND) / 2 + 1);
+    pause +=
+        random_below(client, (uint32_t)(pause < BELAY__SECOND ? pause : BELAY__SECOND) / 2 + 1);
     sleep_until(head, belay__loop_now(&client->loop) + pause);
 }
 

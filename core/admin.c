@@ -1,4 +1,5 @@
-/* admin.c - looking at locks from outside: inspect, list, break, diagnose; and adopting a grant by its owner id. */
+/* admin.c - looking at locks from outside: inspect, list, break, diagnose; and adopting a grant by
+ * its owner id. */
 #include "core/client.h"
 
 #include <fnmatch.h>
@@ -31,8 +32,8 @@ belay_status belay_op_emit(belay_op *op, const belay_info *info)
     return status;
 }
 
-belay_status belay_op_find(belay_op *op, belay_severity severity, const char *check, const char *advice,
-                           const char *format, ...)
+belay_status belay_op_find(belay_op *op, belay_severity severity, const char *check,
+                           const char *advice, const char *format, ...)
 {
     struct entry *entry;
     belay_status status = entry_new(op, &entry);
@@ -64,14 +65,15 @@ static void settled(belay_op *op, belay_status status)
 }
 
 /* Checks, builds prefix + name in `key`, enters. On OK the monitor is held. */
-static belay_status begin(belay *client, const char *name, char key[], size_t size, belay_request *request,
-                          belay_verb verb, belay_error *err)
+static belay_status begin(belay *client, const char *name, char key[], size_t size,
+                          belay_request *request, belay_verb verb, belay_error *err)
 {
     belay_status status = belay__client_check(client, err);
     if (status != BELAY_OK) return status;
     size_t length = name != NULL ? strnlen(name, BELAY_NAME_MAX + 1) : 0;
     if (name != NULL && (length == 0 || length > BELAY_NAME_MAX))
-        return belay_error_set(err, BELAY_INVALID, NULL, "a lock's name has 1 to %d bytes", BELAY_NAME_MAX);
+        return belay_error_set(err, BELAY_INVALID, NULL, "a lock's name has 1 to %d bytes",
+                               BELAY_NAME_MAX);
     belay__loop_enter(&client->loop);
     if (client->closing) {
         belay__loop_leave(&client->loop);
@@ -105,7 +107,8 @@ static void info_start(belay_info *info, const char *name)
 belay_status belay_inspect(belay *client, const char *name, belay_info *out, belay_error *err)
 {
     if (out == NULL || name == NULL)
-        return belay_error_set(err, BELAY_INVALID, NULL, "%s is NULL", out == NULL ? "out" : "name");
+        return belay_error_set(err, BELAY_INVALID, NULL, "%s is NULL",
+                               out == NULL ? "out" : "name");
     char key[KEY_ROOM];
     belay_request request;
     belay_status status = begin(client, name, key, sizeof key, &request, BELAY_VERB_INSPECT, err);
@@ -118,7 +121,8 @@ belay_status belay_inspect(belay *client, const char *name, belay_info *out, bel
     return belay__request_wait(&request, err);
 }
 
-belay_status belay_list(belay *client, const char *glob, belay_list_fn *each, void *arg, belay_error *err)
+belay_status belay_list(belay *client, const char *glob, belay_list_fn *each, void *arg,
+                        belay_error *err)
 {
     if (each == NULL) return belay_error_set(err, BELAY_INVALID, NULL, "each is NULL");
     belay_request request;
@@ -129,7 +133,8 @@ belay_status belay_list(belay *client, const char *glob, belay_list_fn *each, vo
     request.op.sink = &entries;
     belay__request_begin_op(&request, belay__loop_now(&client->loop));
     status = belay__request_wait(&request, err);
-    for (belay_link *link = entries.next; status == BELAY_OK && link != &entries; link = link->next) {
+    for (belay_link *link = entries.next; status == BELAY_OK && link != &entries;
+         link = link->next) {
         struct entry *entry = belay_container_of(link, struct entry, link);
         if (glob != NULL && fnmatch(glob, entry->info.name, 0) != 0) continue;
         if (!each(arg, &entry->info)) break;
@@ -141,9 +146,11 @@ belay_status belay_list(belay *client, const char *glob, belay_list_fn *each, vo
 belay_status belay_break(belay *client, const char *name, const belay_info *seen, belay_error *err)
 {
     if (name == NULL || seen == NULL)
-        return belay_error_set(err, BELAY_INVALID, NULL, "%s is NULL", name == NULL ? "name" : "seen");
+        return belay_error_set(err, BELAY_INVALID, NULL, "%s is NULL",
+                               name == NULL ? "name" : "seen");
     if (!seen->held || seen->owner[0] == '\0')
-        return belay_error_set(err, BELAY_INVALID, NULL, "`seen` shows no holder that could be broken");
+        return belay_error_set(err, BELAY_INVALID, NULL,
+                               "`seen` shows no holder that could be broken");
     char key[KEY_ROOM];
     belay_request request;
     belay_status status = begin(client, name, key, sizeof key, &request, BELAY_VERB_BREAK, err);
@@ -168,9 +175,12 @@ belay_status belay_diagnose(belay *client, belay_finding_fn *each, void *arg, be
     status = belay__request_wait(&request, err);
     for (belay_link *link = entries.next; link != &entries; link = link->next) {
         struct entry *entry = belay_container_of(link, struct entry, link);
-        belay_finding finding = { .size = sizeof finding, .severity = entry->severity,
-                                  .backend = entry->backend, .check = entry->check,
-                                  .text = entry->text, .advice = entry->advice };
+        belay_finding finding = { .size = sizeof finding,
+                                  .severity = entry->severity,
+                                  .backend = entry->backend,
+                                  .check = entry->check,
+                                  .text = entry->text,
+                                  .advice = entry->advice };
         each(arg, &finding);
     }
     entries_free(&entries);

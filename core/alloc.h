@@ -1,7 +1,8 @@
 /* alloc.h - belay's own allocator: zeroed memory, and a world that may refuse it.
  *
- * Every allocation of core goes through here (and every one of a backend through belay_env_alloc), so that a
- * test can make each of them fail in turn. A failure is an answer, BELAY_NOMEM, never an exit. */
+ * Every allocation of core goes through here (and every one of a backend through belay_env_alloc),
+ * so that a test can make each of them fail in turn. A failure is an answer, BELAY_NOMEM, never an
+ * exit. */
 #ifndef BELAY_CORE_ALLOC_H
 #define BELAY_CORE_ALLOC_H
 
@@ -16,7 +17,10 @@ static inline void *belay__alloc(belay_world *world, size_t size)
     return calloc(1, size != 0 ? size : 1);
 }
 
-static inline void belay__free(void *memory) { free(memory); }
+static inline void belay__free(void *memory)
+{
+    free(memory);
+}
 
 static inline char *belay__copy(belay_world *world, const char *from, size_t length)
 {

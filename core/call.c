@@ -1,4 +1,5 @@
-/* call.c - callbacks: one at a time, unlocked, on a thread of their own or inside belay_dispatch. */
+/* call.c - callbacks: one at a time, unlocked, on a thread of their own or inside belay_dispatch.
+ */
 #include "core/loop.h"
 
 #include "core/futex.h"
@@ -31,7 +32,8 @@ static void run_first(struct belay__loop *loop)
 void belay__call_run_all(struct belay__loop *loop)
 {
     /* Another thread may be running one: in order, one at a time. */
-    while (!loop->calling && !loop->close_wanted && !belay_links_empty(&loop->calls)) run_first(loop);
+    while (!loop->calling && !loop->close_wanted && !belay_links_empty(&loop->calls))
+        run_first(loop);
 }
 
 static void *caller_main(void *arg)
@@ -77,7 +79,8 @@ void belay__call_queue(struct belay__loop *loop, struct belay__call *call)
         eventfd_write(loop->call_fd, 1);
         return;
     }
-    /* Who must be able to count on the thread has asked for it before (belay__call_need); a log line has not. */
+    /* Who must be able to count on the thread has asked for it before (belay__call_need); a log
+     * line has not. */
     (void)belay__call_need(loop);
     seq_bump(loop);
 }
@@ -104,7 +107,8 @@ bool belay__call_withdraw(struct belay__loop *loop, struct belay__call *call)
     belay_unlink(&call->link);
     bool waited = false;
     loop->withdrawing++;
-    while (loop->calling && loop->call_about == about && about != NULL && !belay__call_inside(loop)) {
+    while (loop->calling && loop->call_about == about && about != NULL &&
+           !belay__call_inside(loop)) {
         waited = true;
         seq_wait(loop);
         belay_unlink(&call->link);

@@ -1,6 +1,7 @@
 /* cancel.c - something that ends calls early: one eventfd, given to any number of calls.
  *
- * A client watches it while a call that was given it is under way, so that firing needs nothing but a write. */
+ * A client watches it while a call that was given it is under way, so that firing needs nothing but
+ * a write. */
 #include "core/client.h"
 
 #include <sys/eventfd.h>
@@ -65,7 +66,8 @@ static void watch_free_if_unused(struct belay__cancel_watch *watch)
 static void fired(belay_watch *watch, uint32_t events)
 {
     (void)events;
-    struct belay__cancel_watch *cancel = belay_container_of(watch, struct belay__cancel_watch, watch);
+    struct belay__cancel_watch *cancel =
+        belay_container_of(watch, struct belay__cancel_watch, watch);
     /* It stays readable for good: do not watch it any more. The last request's end frees this. */
     belay__watch_remove(&cancel->client->loop, watch);
     cancel->firing = true;
@@ -87,7 +89,8 @@ belay_status belay__cancel_watch(belay_request *request)
 {
     belay *client = request->client;
     struct belay__cancel_watch *watch = NULL;
-    for (belay_link *link = client->cancels.next; link != &client->cancels && watch == NULL; link = link->next) {
+    for (belay_link *link = client->cancels.next; link != &client->cancels && watch == NULL;
+         link = link->next) {
         struct belay__cancel_watch *at = belay_container_of(link, struct belay__cancel_watch, link);
         if (at->cancel == request->cancel && at->watch.slot != 0) watch = at;
     }
@@ -97,7 +100,8 @@ belay_status belay__cancel_watch(belay_request *request)
         watch->cancel = request->cancel;
         watch->client = client;
         belay_links_init(&watch->requests);
-        if (belay__watch_add(&client->loop, &watch->watch, request->cancel->fd, EPOLLIN, fired) != BELAY_OK) {
+        if (belay__watch_add(&client->loop, &watch->watch, request->cancel->fd, EPOLLIN, fired) !=
+            BELAY_OK) {
             belay__free(watch);
             return BELAY_NOMEM;
         }

@@ -43,7 +43,8 @@ static void event_run(struct belay__call *call)
     belay__free(event);
 }
 
-void belay__event(belay *client, belay_event_kind kind, const char *name, belay_scope scope, const char *text)
+void belay__event(belay *client, belay_event_kind kind, const char *name, belay_scope scope,
+                  const char *text)
 {
     if (client->on_event == NULL) return;
     size_t length = strlen(name);
@@ -57,8 +58,11 @@ void belay__event(belay *client, belay_event_kind kind, const char *name, belay_
     event->call.run = event_run;
     event->fn = client->on_event;
     event->arg = client->arg;
-    event->event = (belay_event){ .size = sizeof event->event, .kind = kind, .name = event->name,
-                                  .scope = scope, .text = event->text };
+    event->event = (belay_event){ .size = sizeof event->event,
+                                  .kind = kind,
+                                  .name = event->name,
+                                  .scope = scope,
+                                  .text = event->text };
     belay__call_queue(&client->loop, &event->call);
 }
 
@@ -120,15 +124,15 @@ static char *where_make(belay *client)
 {
     const struct belay__config *config = client->config;
     const struct belay__config_backend *root = &config->backends[config->use];
-    size_t size = strlen(config->source) + strlen(root->name) + strlen(root->ops->type) + sizeof ":  ()";
+    size_t size =
+        strlen(config->source) + strlen(root->name) + strlen(root->ops->type) + sizeof ":  ()";
     char *where = belay__alloc(client->loop.world, size);
     if (where == NULL) return NULL;
     if (strcmp(config->source, root->name) == 0)
         snprintf(where, size, "%s (%s)", config->source, root->ops->type);
     else if (strcmp(root->name, root->ops->type) == 0)
         snprintf(where, size, "%s: %s", config->source, root->name);
-    else
-        snprintf(where, size, "%s: %s (%s)", config->source, root->name, root->ops->type);
+    else snprintf(where, size, "%s: %s (%s)", config->source, root->name, root->ops->type);
     return where;
 }
 
@@ -151,22 +155,28 @@ static void close_wanted(struct belay__loop *loop)
     belay_close(belay_container_of(loop, belay, loop));
 }
 
-static belay_status options_read(belay_open_options *to, const belay_open_options *from, belay_error *err)
+static belay_status options_read(belay_open_options *to, const belay_open_options *from,
+                                 belay_error *err)
 {
     memset(to, 0, sizeof *to);
     if (from == NULL) return BELAY_OK;
     uint32_t size = from->size != 0 ? from->size : (uint32_t)sizeof *to;
     if (size < offsetof(belay_open_options, threads) + sizeof to->threads)
-        return belay_error_set(err, BELAY_INVALID, NULL, "belay_open_options.size is %u: start from BELAY_OPEN_OPTIONS_INIT", (unsigned)size);
+        return belay_error_set(err, BELAY_INVALID, NULL,
+                               "belay_open_options.size is %u: start from BELAY_OPEN_OPTIONS_INIT",
+                               (unsigned)size);
     memcpy(to, from, size < sizeof *to ? size : sizeof *to);
     if (to->threads != BELAY_THREADS && to->threads != BELAY_DISPATCH)
-        return belay_error_set(err, BELAY_INVALID, NULL, "belay_open_options.threads is %d", (int)to->threads);
+        return belay_error_set(err, BELAY_INVALID, NULL, "belay_open_options.threads is %d",
+                               (int)to->threads);
     if (to->log_level < BELAY_LOG_DEFAULT || to->log_level > BELAY_LOG_DEBUG)
-        return belay_error_set(err, BELAY_INVALID, NULL, "belay_open_options.log_level is %d", (int)to->log_level);
+        return belay_error_set(err, BELAY_INVALID, NULL, "belay_open_options.log_level is %d",
+                               (int)to->log_level);
     return BELAY_OK;
 }
 
-belay_status belay_open(belay **out, const char *where, const belay_open_options *given, belay_error *err)
+static belay_status open_client(belay **out, const char *where, const belay_open_options *given,
+                                belay_error *err)
 {
     if (out == NULL) return belay_error_set(err, BELAY_INVALID, NULL, "out is NULL");
     *out = NULL;
@@ -185,7 +195,8 @@ belay_status belay_open(belay **out, const char *where, const belay_open_options
     client->on_event = options.on_event;
     client->arg = options.arg;
     client->page = belay__page_new();
-    if (client->page == NULL || belay__loop_init(&client->loop, world, options.threads == BELAY_THREADS) != BELAY_OK) {
+    if (client->page == NULL ||
+        belay__loop_init(&client->loop, world, options.threads == BELAY_THREADS) != BELAY_OK) {
         belay__page_free(client->page);
         belay__free(client);
         return belay_error_set(err, BELAY_NOMEM, NULL, "out of memory or descriptors");
@@ -219,6 +230,17 @@ belay_status belay_open(belay **out, const char *where, const belay_open_options
     return status;
 }
 
+belay_status belay_open(belay **out, const char *where, const belay_open_options *given,
+                        belay_error *err)
+{
+    int was = errno, cancelable;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancelable);
+    belay_status status = open_client(out, where, given, err);
+    errno = was;
+    pthread_setcancelstate(cancelable, NULL);
+    return status;
+}
+
 const char *belay_where(const belay *client)
 {
     return client != NULL && client->where != NULL ? client->where : "";
@@ -237,12 +259,15 @@ belay_status belay__options_read(belay_options *to, const belay_options *from, b
     if (from == NULL) return BELAY_OK;
     uint32_t size = from->size != 0 ? from->size : (uint32_t)sizeof *to;
     if (size < offsetof(belay_options, ttl_ms) + sizeof to->ttl_ms)
-        return belay_error_set(err, BELAY_INVALID, NULL, "belay_options.size is %u: start from BELAY_OPTIONS_INIT", (unsigned)size);
+        return belay_error_set(err, BELAY_INVALID, NULL,
+                               "belay_options.size is %u: start from BELAY_OPTIONS_INIT",
+                               (unsigned)size);
     memcpy(to, from, size < sizeof *to ? size : sizeof *to);
     return BELAY_OK;
 }
 
-static belay_status invalid(belay_error *err, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static belay_status invalid(belay_error *err, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 static belay_status invalid(belay_error *err, const char *format, ...)
 {
     va_list args;
@@ -253,8 +278,8 @@ static belay_status invalid(belay_error *err, const char *format, ...)
 }
 
 /* Everything that can be known to be wrong before anything begins. */
-static belay_status acquire_check(belay *client, const char *name, size_t *name_length, belay_options *options,
-                                  belay_error *err)
+static belay_status acquire_check(belay *client, const char *name, size_t *name_length,
+                                  belay_options *options, belay_error *err)
 {
     const struct belay__config *config = client->config;
     if (name == NULL) return invalid(err, "the name is NULL");
@@ -264,10 +289,12 @@ static belay_status acquire_check(belay *client, const char *name, size_t *name_
         return invalid(err, "the lock's name is longer than %d bytes", BELAY_NAME_MAX);
     if (options->ttl_ms == 0) options->ttl_ms = config->ttl_ms;
     if (options->ttl_ms < BELAY_TTL_MIN_MS || options->ttl_ms > BELAY_TTL_MAX_MS)
-        return invalid(err, "a TTL of %u ms: it must be 100 ms to 7 days", (unsigned)options->ttl_ms);
+        return invalid(err, "a TTL of %u ms: it must be 100 ms to 7 days",
+                       (unsigned)options->ttl_ms);
     if (options->wait_ms == 0) options->wait_ms = config->wait_ms;
     if (options->wait_ms < BELAY_FOREVER || options->wait_ms > BELAY_WAIT_MAX_MS)
-        return invalid(err, "wait_ms is %lld: it must be BELAY_TRY, BELAY_FOREVER, or up to 365 days",
+        return invalid(err,
+                       "wait_ms is %lld: it must be BELAY_TRY, BELAY_FOREVER, or up to 365 days",
                        (long long)options->wait_ms);
     if (options->keep < BELAY_KEEP_DEFAULT || options->keep > BELAY_KEEP_OFF)
         return invalid(err, "keep is %d", (int)options->keep);
@@ -285,13 +312,15 @@ static belay_status acquire_check(belay *client, const char *name, size_t *name_
     if (options->at_least > client->scope_max)
         return belay_error_set(err, BELAY_UNSUPPORTED, client->root->env->name,
                                "its locks reach no farther than this %s; %s was asked for",
-                               belay_scope_name(client->scope_max), belay_scope_name(options->at_least));
+                               belay_scope_name(client->scope_max),
+                               belay_scope_name(options->at_least));
     if (belay__cancel_fired(options->cancel))
         return belay_error_set(err, BELAY_CANCELED, NULL, "canceled by the caller");
     return BELAY_OK;
 }
 
-static belay_lock *lock_prepare(belay *client, const char *name, size_t length, const belay_options *options)
+static belay_lock *lock_prepare(belay *client, const char *name, size_t length,
+                                const belay_options *options)
 {
     belay_lock *lock = belay__lock_new(client, name, length);
     if (lock == NULL) return NULL;
@@ -309,7 +338,8 @@ static belay_lock *lock_prepare(belay *client, const char *name, size_t length, 
 /* The threads that this lock will need exist before it is taken: later there is nobody to tell. */
 static bool threads_ready(belay *client, const belay_lock *lock, bool async)
 {
-    bool calls = async || lock->on_lost != NULL || lock->on_scope != NULL || client->on_event != NULL;
+    bool calls =
+        async || lock->on_lost != NULL || lock->on_scope != NULL || client->on_event != NULL;
     if ((calls || lock->kept) && belay__engine_need(&client->loop) != BELAY_OK) return false;
     return !calls || belay__call_need(&client->loop) == BELAY_OK;
 }
@@ -333,15 +363,16 @@ static void request_prepare(belay_request *request, belay_lock *lock, const bela
     request->cancel = options->cancel;
     request->try_once = options->wait_ms == BELAY_TRY;
     request->wait_until_ns = INT64_MAX;
-    if (options->label != NULL) snprintf(request->label, sizeof request->label, "%s", options->label);
+    if (options->label != NULL)
+        snprintf(request->label, sizeof request->label, "%s", options->label);
     if (options->wait_ms > 0) {
         request->wait.since_ns = belay__loop_now(&client->loop);
         request->wait_until_ns = request->wait.since_ns + options->wait_ms * BELAY__MS;
     }
 }
 
-belay_status belay_acquire(belay *client, const char *name, const belay_options *given, belay_lock **out,
-                           belay_error *err)
+belay_status belay_acquire(belay *client, const char *name, const belay_options *given,
+                           belay_lock **out, belay_error *err)
 {
     if (out == NULL) return invalid(err, "out is NULL");
     *out = NULL;
@@ -372,7 +403,8 @@ belay_status belay_acquire(belay *client, const char *name, const belay_options 
 }
 
 belay_status belay_acquire_start(belay *client, const char *name, const belay_options *given,
-                                 belay_done_fn *done, void *arg, belay_request **out, belay_error *err)
+                                 belay_done_fn *done, void *arg, belay_request **out,
+                                 belay_error *err)
 {
     if (out != NULL) *out = NULL;
     if (done == NULL) return invalid(err, "done is NULL");
@@ -410,8 +442,8 @@ static bool owner_is_well_formed(const char *owner)
            strspn(owner, "0123456789abcdef") == BELAY_OWNER_LENGTH;
 }
 
-belay_status belay_adopt(belay *client, const char *name, const char *owner, const belay_options *given,
-                         belay_lock **out, belay_error *err)
+belay_status belay_adopt(belay *client, const char *name, const char *owner,
+                         const belay_options *given, belay_lock **out, belay_error *err)
 {
     if (out == NULL) return invalid(err, "out is NULL");
     *out = NULL;
@@ -421,7 +453,8 @@ belay_status belay_adopt(belay *client, const char *name, const char *owner, con
     if (status == BELAY_OK) status = belay__options_read(&options, given, err);
     if (status == BELAY_OK) status = acquire_check(client, name, &length, &options, err);
     if (status != BELAY_OK) return status;
-    if (!owner_is_well_formed(owner)) return invalid(err, "an owner id is %d hexadecimal digits", BELAY_OWNER_LENGTH);
+    if (!owner_is_well_formed(owner))
+        return invalid(err, "an owner id is %d hexadecimal digits", BELAY_OWNER_LENGTH);
     if (given == NULL || given->keep != BELAY_KEEP_ON) options.keep = BELAY_KEEP_OFF;
 
     int64_t asked = belay__loop_now(&client->loop);
@@ -430,6 +463,9 @@ belay_status belay_adopt(belay *client, const char *name, const char *owner, con
     if (status != BELAY_OK) return status;
     if (!info.held || strcmp(info.owner, owner) != 0)
         return belay_error_set(err, BELAY_LOST, NULL, "that owner does not hold the lock");
+    if (info.scope < options.at_least)
+        return belay_error_set(err, BELAY_UNAVAILABLE, client->root->env->name,
+                               "it is held in a smaller scope than was asked for");
     belay_lock *lock = lock_prepare(client, name, length, &options);
     if (lock == NULL) return belay_error_set(err, BELAY_NOMEM, NULL, NULL);
     belay__loop_enter(&client->loop);
@@ -443,14 +479,18 @@ belay_status belay_adopt(belay *client, const char *name, const char *owner, con
         belay_op op = { .sent_ns = asked, .token = info.token, .scope = info.scope };
         belay__lock_begin(lock, &op);
         int64_t drift = left * BELAY__MS / 100 + 2 * BELAY__MS;
-        atomic_store_explicit(&lock->deadline_ns, asked + left * BELAY__MS - drift, memory_order_release);
+        atomic_store_explicit(&lock->deadline_ns, asked + left * BELAY__MS - drift,
+                              memory_order_release);
         if (lock->kept) lock->next_ns = asked; /* what is left may be short */
         belay__keeper_arm(lock);
         *out = lock;
     }
     belay__loop_leave(&client->loop);
     if (status != BELAY_OK) lock_discard(lock);
-    return status;
+    if (status != BELAY_OK || belay_lock_valid(lock, 0)) return status;
+    belay_forget(lock);
+    *out = NULL;
+    return belay_error_set(err, BELAY_LOST, NULL, "what was left of its TTL has run out");
 }
 
 belay_status belay_ready(belay *client, belay_error *err)
@@ -461,7 +501,9 @@ belay_status belay_ready(belay *client, belay_error *err)
     belay__loop_enter(&client->loop);
     belay__owner_make(client->page, client->loop.world, name + strlen(name));
     belay__loop_leave(&client->loop);
-    belay_options options = { .size = sizeof options, .ttl_ms = 1000, .wait_ms = BELAY_TRY, .keep = BELAY_KEEP_OFF };
+    belay_options options = {
+        .size = sizeof options, .ttl_ms = 1000, .wait_ms = BELAY_TRY, .keep = BELAY_KEEP_OFF
+    };
     belay_lock *lock;
     status = belay_acquire(client, name, &options, &lock, err);
     return status == BELAY_OK ? belay_release(lock, err) : status;

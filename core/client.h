@@ -19,8 +19,8 @@ struct belay_env {
 
 /* ------------------------------------------------------------------ fork.c, owner.c */
 
-/* A page that a forked child finds zeroed (MADV_WIPEONFORK): the guard, and random bytes that must not be handed out
- * twice. */
+/* A page that a forked child finds zeroed (MADV_WIPEONFORK): the guard, and random bytes that must
+ * not be handed out twice. */
 struct belay__page {
     uint64_t alive; /* 0 in a child */
     size_t used;
@@ -30,7 +30,8 @@ struct belay__page *belay__page_new(void);
 void belay__page_free(struct belay__page *page);
 
 /* A new owner id: 32 hexadecimal digits and NUL. */
-void belay__owner_make(struct belay__page *page, belay_world *world, char owner[BELAY_OWNER_LENGTH + 1]);
+void belay__owner_make(struct belay__page *page, belay_world *world,
+                       char owner[BELAY_OWNER_LENGTH + 1]);
 
 /* ------------------------------------------------------------------ log.c */
 
@@ -50,7 +51,8 @@ struct belay__log {
 void belay__log(belay *client, belay_level level, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 void belay__vlog(belay *client, belay_level level, const char *format, va_list args);
-/* A name fit for a line of text: control characters, quotes and bytes over 0x7e as \xNN. Returns `out`. */
+/* A name fit for a line of text: control characters, quotes and bytes over 0x7e as \xNN. Returns
+ * `out`. */
 const char *belay__printable(const char *name, char *out, size_t size);
 
 /* ------------------------------------------------------------------ the client */
@@ -116,30 +118,34 @@ struct belay_lock {
     belay_lost_fn *on_lost;
     belay_scope_fn *on_scope;
     void *arg;
-    char *why;       /* of the loss; NULL: memory was short, or not lost */
+    char *why; /* of the loss; NULL: memory was short, or not lost */
     uint32_t ttl_ms;
     uint32_t every_ms;
-    uint32_t refs;   /* the handle, and each op that uses the grant */
+    uint32_t refs; /* the handle, and each op that uses the grant */
     uint32_t backoff_ms;
     _Atomic uint8_t scope;
     uint8_t at_least;
     bool kept, detached;
-    bool extending;  /* by the keeper */
-    bool lost;       /* told or to be told */
-    bool definite;   /* the backend said so: there is nothing to delete */
+    bool extending;           /* by the keeper */
+    bool lost;                /* told or to be told */
+    bool definite;            /* the backend said so: there is nothing to delete */
     bool lost_due, scope_due; /* callbacks that wait */
-    bool freed;      /* the handle is gone; ops may still hold refs */
+    bool freed;               /* the handle is gone; ops may still hold refs */
     uint16_t prefix_length, key_length;
     char owner[BELAY_OWNER_LENGTH + 1];
     char key[]; /* prefix + name + NUL */
 };
 
 belay_lock *belay__lock_new(belay *client, const char *name, size_t name_length);
-static inline const char *belay__lock_name(const belay_lock *lock) { return lock->key + lock->prefix_length; }
+static inline const char *belay__lock_name(const belay_lock *lock)
+{
+    return lock->key + lock->prefix_length;
+}
 /* drift = ttl/100 + 2 ms (SEMANTICS 1). */
 static inline int64_t belay__deadline(int64_t sent_ns, uint32_t ttl_ms)
 {
-    return sent_ns + (int64_t)ttl_ms * BELAY__MS - ((int64_t)ttl_ms * BELAY__MS / 100 + 2 * BELAY__MS);
+    return sent_ns + (int64_t)ttl_ms * BELAY__MS -
+           ((int64_t)ttl_ms * BELAY__MS / 100 + 2 * BELAY__MS);
 }
 /* The grant is in: from now on it is held, and kept. */
 void belay__lock_begin(belay_lock *lock, belay_op *op);
@@ -150,7 +156,8 @@ void belay__lock_extended(belay_lock *lock, belay_op *op, belay_status status);
 void belay__lock_op(belay_lock *lock, belay_op *op, belay_verb verb, uint32_t ttl_ms,
                     void (*done)(belay_op *, belay_status));
 void belay__lock_unref(belay_lock *lock);
-/* Takes the handle from its owner: no timer, no callback from now on. True: the monitor was let go meanwhile. */
+/* Takes the handle from its owner: no timer, no callback from now on. True: the monitor was let go
+ * meanwhile. */
 bool belay__lock_retire(belay_lock *lock);
 /* The keeper: (re)arms the lock's timer. */
 void belay__keeper_arm(belay_lock *lock);
@@ -158,9 +165,9 @@ void belay__keeper_stop(belay_lock *lock);
 
 /* ------------------------------------------------------------------ debts (debt.c) */
 
-/* Releases what nobody may believe in any more, in the background, until it is gone, the TTL has run out or the client
- * gives up at close. The lock must be retired; it is freed when all is done. Returns false when memory is short: nothing
- * was begun. */
+/* Releases what nobody may believe in any more, in the background, until it is gone, the TTL has
+ * run out or the client gives up at close. The lock must be retired; it is freed when all is done.
+ * Returns false when memory is short: nothing was begun. */
 bool belay__debt_begin(belay_lock *lock, int64_t until_ns);
 void belay__debts_drop(belay *client); /* at close, when time is up */
 
@@ -198,14 +205,14 @@ struct belay_request {
 
     /* Acquire: zeroed for it alone. */
     belay_wait wait;
-    bool wait_used;           /* the backend saw it */
-    bool woken;               /* since the attempt was sent */
+    bool wait_used; /* the backend saw it */
+    bool woken;     /* since the attempt was sent */
     bool woken_twice;
     bool try_once;
-    bool was_held;            /* an attempt was answered HELD */
-    bool handed;              /* this attempt follows a local release */
+    bool was_held; /* an attempt was answered HELD */
+    bool handed;   /* this attempt follows a local release */
     int64_t wait_until_ns;
-    int64_t outage_since_ns;  /* 0: none */
+    int64_t outage_since_ns; /* 0: none */
     uint32_t backoff_ms;
     uint32_t ttl_ms;
     int32_t also_pid;
@@ -225,16 +232,19 @@ struct belay_request {
     char label[BELAY_LABEL_MAX + 1];
 };
 
-/* Readies a request; its memory may hold anything. For an acquire, belay__request_init_acquire comes after it. */
+/* Readies a request; its memory may hold anything. For an acquire, belay__request_init_acquire
+ * comes after it. */
 void belay__request_init(belay_request *request, belay *client);
 void belay__request_init_acquire(belay_request *request);
 /* Begins a one-op request on a lock or a name; `done` of the op is set. */
 void belay__request_begin_op(belay_request *request, int64_t now_ns);
-/* The answer is known: wakes the caller or queues the callback. The request may be gone afterwards. */
+/* The answer is known: wakes the caller or queues the callback. The request may be gone afterwards.
+ */
 void belay__request_finish(belay_request *request, belay_status status);
 /* Ends it from outside (cancel, close, memory): soon. */
 void belay__request_end(belay_request *request, belay_status with, const char *why);
-/* Blocks until it is done and returns its status; entered with the monitor held, returns without it. */
+/* Blocks until it is done and returns its status; entered with the monitor held, returns without
+ * it. */
 belay_status belay__request_wait(belay_request *request, belay_error *err);
 /* The same ending for started calls: the monitor is held, and left. */
 belay_status belay__request_started(belay_request *request, belay_request **out);
@@ -266,7 +276,10 @@ void belay__cancel_unwatch(belay_request *request);
 /* Ops (op.c). */
 void belay__op_begin(belay_op *op, int64_t now_ns);
 enum { BELAY__OP_STARTED = 0x5e7 };
-static inline bool belay__op_pending(const belay_op *op) { return op->state == BELAY__OP_STARTED; }
+static inline bool belay__op_pending(const belay_op *op)
+{
+    return op->state == BELAY__OP_STARTED;
+}
 
 void belay__poke_init(struct belay__loop *loop, belay_poke *poke, belay_poke_fn *fn);
 void belay__poke_fini(struct belay__loop *loop, belay_poke *poke);

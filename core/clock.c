@@ -1,4 +1,5 @@
-/* clock.c - the real world: CLOCK_BOOTTIME, the wall clock, getrandom; or the one the program gave. */
+/* clock.c - the real world: CLOCK_BOOTTIME, the wall clock, getrandom; or the one the program gave.
+ */
 #include "core/loop.h"
 
 #include <errno.h>
@@ -31,7 +32,8 @@ void belay__clock_random(belay_world *world, void *out, size_t length)
     }
     char *to = out;
     while (length > 0) {
-        /* Blocks only until the kernel's pool is first filled, at boot. Other failures do not exist (random(7)). */
+        /* Blocks only until the kernel's pool is first filled, at boot. Other failures do not exist
+         * (random(7)). */
         ssize_t got = getrandom(to, length < 256 ? length : 256, 0);
         if (got <= 0) continue;
         to += got;

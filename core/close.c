@@ -1,4 +1,5 @@
-/* close.c - the end of a client: what runs is canceled, what is held is released, what is owed is paid for a while. */
+/* close.c - the end of a client: what runs is canceled, what is held is released, what is owed is
+ * paid for a while. */
 #include "core/client.h"
 
 #include <sched.h>
@@ -35,7 +36,8 @@ void belay__close_check(belay *client)
 {
     struct belay__closer *closer = client->closer;
     if (closer == NULL || !is_idle(client)) return;
-    if (!closer->given_up && !closer->dropped && owes(client)) return; /* looked at again by the timer */
+    if (!closer->given_up && !closer->dropped && owes(client))
+        return; /* looked at again by the timer */
     client->closer = NULL;
     belay__timer_disarm(&client->loop, &closer->timer);
     belay__loop_complete(&client->loop, &closer->waiter);
@@ -52,21 +54,24 @@ static void closer_timer(belay_timer *timer)
             closer->given_up = true;
             client->closer = NULL;
             belay__log(client, BELAY_LOG_ERROR,
-                       "close: a backend did not settle what was canceled; the client's memory is left to it");
+                       "close: a backend did not settle what was canceled; the client's memory is "
+                       "left to it");
             belay__loop_complete(&client->loop, &closer->waiter);
             return;
         }
         closer->dropped = true;
         closer->until_ns = now + client->config->close_timeout_ms * BELAY__MS;
         if (!belay_links_empty(&client->debts))
-            belay__log(client, BELAY_LOG_WARN,
-                       "close: not everything could be released within close_timeout; its TTL ends it");
+            belay__log(
+                client, BELAY_LOG_WARN,
+                "close: not everything could be released within close_timeout; its TTL ends it");
         belay__debts_drop(client);
         belay__loop_unwind(&client->loop);
         if (client->closer == NULL) return; /* that was the last of it */
     }
     int64_t next = now + OWES_CHECK_MS * BELAY__MS;
-    belay__timer_arm(&client->loop, timer, is_idle(client) && next < closer->until_ns ? next : closer->until_ns);
+    belay__timer_arm(&client->loop, timer,
+                     is_idle(client) && next < closer->until_ns ? next : closer->until_ns);
     belay__close_check(client);
 }
 
@@ -84,7 +89,8 @@ static void released_here(belay_op *op, belay_status status)
     belay__request_finish(belay_container_of(op, belay_request, op), status);
 }
 
-/* Memory is too short for a debt: this thread releases it itself, and waits. The monitor is let go meanwhile. */
+/* Memory is too short for a debt: this thread releases it itself, and waits. The monitor is let go
+ * meanwhile. */
 static void release_here(belay *client, belay_lock *lock)
 {
     belay_request request;
@@ -140,7 +146,8 @@ static void close_in_child(belay *client)
     /* No lock, no epoll_ctl: the parent shares the epoll. Descriptors alone; the memory is left. */
     struct belay__loop *loop = &client->loop;
     for (uint32_t i = 0; i < loop->slot_count; i++)
-        if (loop->slots[i].watch != NULL && !belay__cancel_owns(loop->slots[i].watch)) close(loop->slots[i].watch->fd);
+        if (loop->slots[i].watch != NULL && !belay__cancel_owns(loop->slots[i].watch))
+            close(loop->slots[i].watch->fd);
     belay__loop_close_fds(loop);
 }
 
@@ -155,7 +162,8 @@ static void close_now(belay *client)
     requests_end(client);
     locks_end(client, &handles);
     bool clean = wait_for_the_rest(client);
-    /* Callers that were answered may still be on their way out. Those whose op never settles stay, and go on leading. */
+    /* Callers that were answered may still be on their way out. Those whose op never settles stay,
+     * and go on leading. */
     while (clean && loop->inside > 0) {
         belay__loop_leave(loop);
         sched_yield();
@@ -179,6 +187,8 @@ static void close_now(belay *client)
         belay__backends_destroy(client);
     }
     client->closed = true;
+    belay__monitor_drain(
+        &loop->monitor); /* calls that began before this one, and are answered CLOSED */
     belay__monitor_unlock(&loop->monitor);
     if (!clean) return; /* an op that never settled still points everywhere: leaked on purpose */
     belay__loop_fini(loop);

@@ -1,4 +1,5 @@
-/* debt.c - what is owed: a release that was not answered is repeated until it is, or until the TTL has run out since. */
+/* debt.c - what is owed: a release that was not answered is repeated until it is, or until the TTL
+ * has run out since. */
 #include "core/client.h"
 
 enum { AGAIN_FIRST_MS = 20, AGAIN_LAST_MS = 1000 };
@@ -30,7 +31,8 @@ static void debt_settled(belay_op *op, belay_status status)
     struct debt *debt = belay_container_of(op, struct debt, op);
     belay *client = debt->lock->client;
     /* A composite needs memory for its children's ops: that, too, may be there next time. */
-    bool unanswered = status == BELAY_UNAVAILABLE || status == BELAY_UNCERTAIN || status == BELAY_NOMEM;
+    bool unanswered =
+        status == BELAY_UNAVAILABLE || status == BELAY_UNCERTAIN || status == BELAY_NOMEM;
     bool again = unanswered && !debt->dropped;
     int64_t now = belay__loop_now(&client->loop);
     if (!again || now >= debt->until_ns) {

@@ -1,13 +1,16 @@
-/* engine.c - the client's own thread: leads when there is work that nobody waits for, and keeps off otherwise.
+/* engine.c - the client's own thread: leads when there is work that nobody waits for, and keeps off
+ * otherwise.
  *
- * It starts with the first such work. Parked, it watches the timer and its own eventfd. Timers that are due it runs under
- * the monitor whether or not another leads. The lead it takes when that is vacant and something is under way in the
- * background (a started call, an extension whose answer is awaited), and gives it up to a caller that asks: one hop each
- * way would cost a lone caller a quarter of its rate, so after giving it up the engine lingers until no caller has led for
+ * It starts with the first such work. Parked, it watches the timer and its own eventfd. Timers that
+ * are due it runs under the monitor whether or not another leads. The lead it takes when that is
+ * vacant and something is under way in the background (a started call, an extension whose answer is
+ * awaited), and gives it up to a caller that asks: one hop each way would cost a lone caller a
+ * quarter of its rate, so after giving it up the engine lingers until no caller has led for
  * LINGER_MS.
  *
- * With nothing in the background and nobody leading it watches the rest as well (a poke, a server's word about a held
- * lock), and looks when there is something; beside busy callers it does so again IDLE_MS after the last of them led. */
+ * With nothing in the background and nobody leading it watches the rest as well (a poke, a server's
+ * word about a held lock), and looks when there is something; beside busy callers it does so again
+ * IDLE_MS after the last of them led. */
 #include "core/loop.h"
 
 #include <errno.h>
@@ -55,7 +58,8 @@ static void *engine_main(void *arg)
             drain(loop->timer_fd);
             loop->armed_ns = INT64_MAX;
         }
-        if (ready > 0 && watches && fds[2].revents != 0 && loop->leader == NULL) belay__loop_poll(loop);
+        if (ready > 0 && watches && fds[2].revents != 0 && loop->leader == NULL)
+            belay__loop_poll(loop);
     }
     belay__loop_leave(loop);
     return NULL;

@@ -9,8 +9,8 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Returns when woken, at once when *word is not `expected`, or for no reason. errno is left alone by the
- * callers' contract: belay sets none, so it is saved by the entry points that sleep. */
+/* Returns when woken, at once when *word is not `expected`, or for no reason. errno is left alone
+ * by the callers' contract: belay sets none, so it is saved by the entry points that sleep. */
 static inline void belay__futex_wait(_Atomic uint32_t *word, uint32_t expected,
                                      const struct timespec *timeout)
 {

@@ -1,5 +1,5 @@
-/* keeper.c - kept locks are extended every ttl/3, and tried again until their deadline; every lock that anybody wants to
- * hear of ends at its deadline. */
+/* keeper.c - kept locks are extended every ttl/3, and tried again until their deadline; every lock
+ * that anybody wants to hear of ends at its deadline. */
 #include "core/client.h"
 
 enum { RETRY_FIRST_MS = 20, RETRY_LAST_MS = 1000 };
@@ -22,10 +22,11 @@ static void extension_settled(belay_op *op, belay_status status)
         lock->backoff_ms = backoff < RETRY_LAST_MS ? backoff : RETRY_LAST_MS;
         lock->next_ns = belay__loop_now(&client->loop) + lock->backoff_ms * BELAY__MS;
         char name[80];
-        belay__log(client, BELAY_LOG_WARN, "%s: an extension failed (%s: %s%s%s); it is tried again",
-                   belay__printable(belay__lock_name(lock), name, sizeof name), belay_status_name(status),
-                   extension->error.node, extension->error.node[0] != '\0' ? ": " : "",
-                   extension->error.text);
+        belay__log(client, BELAY_LOG_WARN,
+                   "%s: an extension failed (%s: %s%s%s); it is tried again",
+                   belay__printable(belay__lock_name(lock), name, sizeof name),
+                   belay_status_name(status), extension->error.node,
+                   extension->error.node[0] != '\0' ? ": " : "", extension->error.text);
     }
     belay__lock_extended(lock, op, status);
     if (!lock->lost && !lock->freed) belay__keeper_arm(lock);
@@ -62,7 +63,9 @@ static void timer_fired(belay_timer *timer)
     belay_lock *lock = belay_container_of(timer, belay_lock, timer);
     int64_t now = belay__loop_now(&lock->client->loop);
     if (now >= atomic_load_explicit(&lock->deadline_ns, memory_order_relaxed)) {
-        belay__lock_lose(lock, false, lock->kept ? "it could not be extended before its TTL ran out" : "its TTL ran out");
+        belay__lock_lose(lock, false,
+                         lock->kept ? "it could not be extended before its TTL ran out"
+                                    : "its TTL ran out");
         return;
     }
     if (lock->kept && !lock->extending && now >= lock->next_ns) extend(lock, now);

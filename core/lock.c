@@ -1,7 +1,7 @@
 /* lock.c - a held lock: what its holder may believe, and how it ends.
  *
- * The deadline is the truth: `deadline_ns` is read without the monitor by belay_lock_valid, and set to INT64_MIN by
- * every kind of end. A loss is final: a later OK revives nothing. */
+ * The deadline is the truth: `deadline_ns` is read without the monitor by belay_lock_valid, and set
+ * to INT64_MIN by every kind of end. A loss is final: a later OK revives nothing. */
 #include "core/client.h"
 
 #include <stdio.h>
@@ -49,7 +49,8 @@ static void lock_call(struct belay__call *call)
     else lock->lost_due = false;
     if (lock->lost_due) belay__call_queue(loop, &lock->call); /* one at a time, in order */
     if (lost_due)
-        belay_error_set(&why, BELAY_LOST, NULL, "%s", lock->why != NULL ? lock->why : belay_status_text(BELAY_LOST));
+        belay_error_set(&why, BELAY_LOST, NULL, "%s",
+                        lock->why != NULL ? lock->why : belay_status_text(BELAY_LOST));
     belay_lost_fn *on_lost = lock->on_lost;
     belay_scope_fn *on_scope = lock->on_scope;
     void *arg = lock->arg;
@@ -104,8 +105,8 @@ static void set_scope(belay_lock *lock, belay_scope scope)
 }
 
 /* The backend tells of a grant what it learned by itself. */
-static void grant_told(belay_grant *grant, belay_status status, belay_scope scope, int64_t deadline_ns,
-                       const char *why)
+static void grant_told(belay_grant *grant, belay_status status, belay_scope scope,
+                       int64_t deadline_ns, const char *why)
 {
     belay_lock *lock = grant->holder;
     if (status != BELAY_OK) {
@@ -144,7 +145,8 @@ void belay__lock_op(belay_lock *lock, belay_op *op, belay_verb verb, uint32_t tt
     op->verb = verb;
     op->backend = lock->client->root;
     op->key = (belay_str){ lock->key, lock->key_length };
-    op->name = (belay_str){ belay__lock_name(lock), (size_t)lock->key_length - lock->prefix_length };
+    op->name =
+        (belay_str){ belay__lock_name(lock), (size_t)lock->key_length - lock->prefix_length };
     op->owner = lock->owner;
     op->ttl_ms = ttl_ms;
     op->grant = lock->grant;
@@ -158,8 +160,10 @@ void belay__lock_extended(belay_lock *lock, belay_op *op, belay_status status)
     int64_t now = belay__loop_now(&lock->client->loop);
     int64_t deadline = atomic_load_explicit(&lock->deadline_ns, memory_order_relaxed);
     if (status == BELAY_LOST) {
-        belay__lock_lose(lock, true, op->error != NULL && op->error->text[0] != '\0'
-                                         ? op->error->text : "the backend says it is not ours any more");
+        belay__lock_lose(lock, true,
+                         op->error != NULL && op->error->text[0] != '\0'
+                             ? op->error->text
+                             : "the backend says it is not ours any more");
     } else if (now >= deadline) {
         belay__lock_lose(lock, false, "its TTL ran out before an extension was answered");
     } else if (status == BELAY_OK) {
@@ -178,8 +182,8 @@ static void extend_settled(belay_op *op, belay_status status)
     belay_request *request = belay_container_of(op, belay_request, op);
     belay_lock *lock = request->lock;
     belay__lock_extended(lock, op, status);
-    if (request->end_with != BELAY_OK) status = request->end_with;
-    else if (lock->lost) status = BELAY_LOST;
+    if (lock->lost) status = BELAY_LOST;
+    else if (request->end_with != BELAY_OK && status != BELAY_OK) status = request->end_with;
     if (status == BELAY_LOST && request->error.text[0] == '\0' && lock->why != NULL)
         belay_error_set(&request->error, BELAY_LOST, NULL, "%s", lock->why);
     request->lock = NULL;
@@ -197,11 +201,10 @@ static belay_status extend_check(belay_lock *lock, uint32_t *ttl_ms, int64_t *no
     *now = belay__loop_now(&client->loop);
     if (*ttl_ms == 0) *ttl_ms = lock->ttl_ms;
     if (*ttl_ms < BELAY_TTL_MIN_MS || *ttl_ms > BELAY_TTL_MAX_MS)
-        return belay_error_set(err, BELAY_INVALID, NULL, "a TTL of %u ms: it must be 100 ms to 7 days",
-                               (unsigned)*ttl_ms);
+        return belay_error_set(err, BELAY_INVALID, NULL,
+                               "a TTL of %u ms: it must be 100 ms to 7 days", (unsigned)*ttl_ms);
     int64_t deadline = atomic_load_explicit(&lock->deadline_ns, memory_order_relaxed);
-    if (!lock->lost && *now >= deadline)
-        belay__lock_lose(lock, false, "its TTL ran out");
+    if (!lock->lost && *now >= deadline) belay__lock_lose(lock, false, "its TTL ran out");
     if (lock->lost)
         return belay_error_set(err, BELAY_LOST, NULL, "%s",
                                lock->why != NULL ? lock->why : belay_status_text(BELAY_LOST));
@@ -242,7 +245,8 @@ belay_status belay_extend(belay_lock *lock, uint32_t ttl_ms, belay_error *err)
 
 static belay_status started_need(belay *client, belay_error *err)
 {
-    if (belay__engine_need(&client->loop) == BELAY_OK && belay__call_need(&client->loop) == BELAY_OK)
+    if (belay__engine_need(&client->loop) == BELAY_OK &&
+        belay__call_need(&client->loop) == BELAY_OK)
         return BELAY_OK;
     return belay_error_set(err, BELAY_NOMEM, NULL, "a thread could not be started");
 }
@@ -303,10 +307,13 @@ static void release_settled(belay_op *op, belay_status status)
         belay__acquire_freed(client, lock->key, lock->key_length);
         belay__lock_unref(lock);
     }
-    belay__request_finish(request, request->end_with != BELAY_OK ? request->end_with : status);
+    bool known = status == BELAY_OK || status == BELAY_LOST;
+    belay__request_finish(request,
+                          request->end_with != BELAY_OK && !known ? request->end_with : status);
 }
 
-/* The first half of a release: the handle is gone from its owner. False: there is nothing to send, and *status says why. */
+/* The first half of a release: the handle is gone from its owner. False: there is nothing to send,
+ * and *status says why. */
 static bool release_begin(belay_lock *lock, int64_t *now, belay_status *status, belay_error *err)
 {
     belay *client = lock->client;
@@ -316,10 +323,13 @@ static bool release_begin(belay_lock *lock, int64_t *now, belay_status *status, 
         lock->lost = true; /* its holder is asking: this is how it learns */
         atomic_store_explicit(&lock->deadline_ns, INT64_MIN, memory_order_release);
     }
-    if (belay__lock_retire(lock)) *now = belay__loop_now(&client->loop); /* a callback took its time */
+    if (belay__lock_retire(lock))
+        *now = belay__loop_now(&client->loop); /* a callback took its time */
     if (!lock->lost) return true;
     *status = belay_error_set(err, BELAY_LOST, NULL, "%s",
-                              lock->why != NULL ? lock->why : "its TTL ran out before it was released");
+                              lock->why != NULL ? lock->why
+                              : lock->definite  ? "the backend says it is not ours any more"
+                                                : "its TTL ran out before it was released");
     /* Past its deadline: the delete is still sent, in case the place has not noticed. */
     belay__acquire_released(client, lock->key, lock->key_length);
     if (lock->definite || !belay__debt_begin(lock, *now + (int64_t)lock->ttl_ms * BELAY__MS))
@@ -375,8 +385,8 @@ belay_status belay_release(belay_lock *lock, belay_error *err)
     return belay__request_wait(&request, err);
 }
 
-belay_status belay_release_start(belay_lock *lock, belay_done_fn *done, void *arg, belay_request **out,
-                                 belay_error *err)
+belay_status belay_release_start(belay_lock *lock, belay_done_fn *done, void *arg,
+                                 belay_request **out, belay_error *err)
 {
     if (out != NULL) *out = NULL;
     belay_status status = lock_check(lock, err);
@@ -421,7 +431,8 @@ void belay_forget(belay_lock *lock)
     belay__loop_leave(&client->loop);
 }
 
-/* ------------------------------------------------------------------ looking at it, without the monitor */
+/* ------------------------------------------------------------------ looking at it, without the
+ * monitor */
 
 bool belay_lock_valid(const belay_lock *lock, uint32_t need_ms)
 {

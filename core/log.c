@@ -1,4 +1,5 @@
-/* log.c - lines for the log callback: kept in a ring until a callback may run; never blocks, never allocates. */
+/* log.c - lines for the log callback: kept in a ring until a callback may run; never blocks, never
+ * allocates. */
 #include "core/client.h"
 
 #include <stdio.h>
@@ -18,8 +19,7 @@ static void log_run(struct belay__call *call)
         if (dropped > 0)
             snprintf(text, sizeof text, "%s (%u lines were dropped)", log->lines[log->first].text,
                      (unsigned)dropped);
-        else
-            snprintf(text, sizeof text, "%s", log->lines[log->first].text);
+        else snprintf(text, sizeof text, "%s", log->lines[log->first].text);
         log->dropped = 0;
         log->first = (log->first + 1) % (sizeof log->lines / sizeof log->lines[0]);
         log->count--;

@@ -1,12 +1,14 @@
 /* loop.c - whoever waits, leads.
  *
- * A blocked caller that finds nobody polling becomes the leader: it sleeps in epoll with the monitor let go, works with
- * it held, ends the waiting of those whose ops settled, and hands the lead to one of them that still sleeps on its way
- * out. The others sleep on a futex of their own and read their answer without entering the monitor again. The shape is
- * libxcb's, where threads take turns at reading one connection.
+ * A blocked caller that finds nobody polling becomes the leader: it sleeps in epoll with the
+ * monitor let go, works with it held, ends the waiting of those whose ops settled, and hands the
+ * lead to one of them that still sleeps on its way out. The others sleep on a futex of their own
+ * and read their answer without entering the monitor again. The shape is libxcb's, where threads
+ * take turns at reading one connection.
  *
- * Lost wake-ups are impossible by two rules: `polling` is set before the monitor is let go, so who makes work
- * afterwards kicks the eventfd; and whoever leaves the monitor with the lead vacant passes it on. */
+ * Lost wake-ups are impossible by two rules: `polling` is set before the monitor is let go, so who
+ * makes work afterwards kicks the eventfd; and whoever leaves the monitor with the lead vacant
+ * passes it on. */
 #include "core/loop.h"
 
 #include "core/futex.h"
@@ -87,10 +89,12 @@ belay_status belay__loop_init(struct belay__loop *loop, belay_world *world, bool
 
 void belay__loop_close_fds(struct belay__loop *loop)
 {
-    int fds[] = { loop->inner, loop->outer, loop->timer_fd, loop->wake_fd, loop->call_fd, loop->engine_fd };
+    int fds[] = { loop->inner,   loop->outer,   loop->timer_fd,
+                  loop->wake_fd, loop->call_fd, loop->engine_fd };
     for (size_t i = 0; i < sizeof fds / sizeof fds[0]; i++)
         if (fds[i] >= 0) close(fds[i]);
-    loop->inner = loop->outer = loop->timer_fd = loop->wake_fd = loop->call_fd = loop->engine_fd = -1;
+    loop->inner = loop->outer = loop->timer_fd = loop->wake_fd = loop->call_fd = loop->engine_fd =
+        -1;
 }
 
 void belay__loop_stop(struct belay__loop *loop)
@@ -172,7 +176,8 @@ static void events_handle(struct belay__loop *loop, const struct epoll_event *ev
             fd_drain(loop->timer_fd);
             loop->armed_ns = INT64_MAX;
         } else if (slot == WAKE_SLOT) {
-            /* A leader that sleeps beside this look (belay_dispatch) may be the one who was meant. */
+            /* A leader that sleeps beside this look (belay_dispatch) may be the one who was meant.
+             */
             if (!loop->polling) fd_drain(loop->wake_fd);
         } else if (slot <= loop->slot_count && slot_tag(loop, slot) == events[i].data.u64) {
             belay_watch *watch = loop->slots[slot - 1].watch;
@@ -198,18 +203,23 @@ void belay__loop_unwind(struct belay__loop *loop)
         if ((link = links_pop(&loop->settled)) != NULL)
             belay__op_finish(belay_container_of(link, belay_op, settled));
         else if ((link = links_pop(&loop->deferred)) != NULL)
-            belay_container_of(link, belay_task, link)->fn(belay_container_of(link, belay_task, link));
-        else
-            return;
+            belay_container_of(link, belay_task, link)
+                ->fn(belay_container_of(link, belay_task, link));
+        else return;
     }
 }
 
 static void pokes_run(struct belay__loop *loop)
 {
     if (atomic_exchange_explicit(&loop->poked, 0, memory_order_acquire) == 0) return;
-    for (belay_link *link = loop->pokes.next; link != &loop->pokes;) {
+    /* One popped at a time: a poke may end any of them. */
+    belay_link todo = loop->pokes;
+    if (belay_links_empty(&loop->pokes)) return;
+    todo.next->prev = todo.prev->next = &todo;
+    belay_links_init(&loop->pokes);
+    for (belay_link *link; (link = links_pop(&todo)) != NULL;) {
         belay_poke *poke = belay_container_of(link, belay_poke, link);
-        link = link->next; /* a poke may end itself */
+        belay_link_append(&loop->pokes, link);
         if (__atomic_exchange_n(&poke->raised, 0, __ATOMIC_ACQ_REL) != 0) poke->fn(poke);
     }
 }
@@ -233,7 +243,8 @@ void belay__loop_work(struct belay__loop *loop)
         timers_run(loop);
         belay_link *link;
         while ((link = links_pop(&loop->tasks)) != NULL)
-            belay_container_of(link, belay_task, link)->fn(belay_container_of(link, belay_task, link));
+            belay_container_of(link, belay_task, link)
+                ->fn(belay_container_of(link, belay_task, link));
         belay__loop_unwind(loop);
     } while (!belay_links_empty(&loop->tasks) ||
              atomic_load_explicit(&loop->poked, memory_order_relaxed) != 0);
@@ -241,9 +252,11 @@ void belay__loop_work(struct belay__loop *loop)
 
 static void timer_fd_arm(struct belay__loop *loop)
 {
-    if (loop->world != NULL || loop->timers == NULL || loop->timers->due_ns >= loop->armed_ns) return;
+    if (loop->world != NULL || loop->timers == NULL || loop->timers->due_ns >= loop->armed_ns)
+        return;
     int64_t due = loop->timers->due_ns > 0 ? loop->timers->due_ns : 1;
-    struct itimerspec at = { .it_value = { .tv_sec = due / 1000000000, .tv_nsec = due % 1000000000 } };
+    struct itimerspec at = { .it_value = { .tv_sec = due / 1000000000,
+                                           .tv_nsec = due % 1000000000 } };
     timerfd_settime(loop->timer_fd, TFD_TIMER_ABSTIME, &at, NULL);
     loop->armed_ns = due;
 }
@@ -277,13 +290,15 @@ void belay__loop_unlock(struct belay__loop *loop)
     pthread_setcancelstate(cancelable, NULL);
 }
 
-/* The lead is vacant: one who sleeps takes it. It is only asked: who runs already may be quicker. */
+/* The lead is vacant: one who sleeps takes it. It is only asked: who runs already may be quicker.
+ */
 static void lead_pass(struct belay__loop *loop)
 {
     if (loop->elected != NULL) return;
     belay_link *link = links_pop(&loop->sleepers);
     if (link == NULL) {
-        if (loop->engine_alert && (loop->background > 0 || loop->engine_blind)) belay__engine_kick(loop);
+        if (loop->engine_alert && (loop->background > 0 || loop->engine_blind))
+            belay__engine_kick(loop);
         return;
     }
     struct belay__waiter *waiter = belay_container_of(link, struct belay__waiter, link);
@@ -307,7 +322,8 @@ void belay__loop_leave(struct belay__loop *loop)
 
 /* ------------------------------------------------------------------ leading */
 
-/* Sleeps until something happens (or, not `block`, looks), and handles it. The monitor is held before and after. */
+/* Sleeps until something happens (or, not `block`, looks), and handles it. The monitor is held
+ * before and after. */
 static void poll_once(struct belay__loop *loop, bool block)
 {
     struct epoll_event events[EVENTS];
@@ -404,7 +420,8 @@ void belay__loop_complete(struct belay__loop *loop, struct belay__waiter *waiter
         waiter->asleep = false;
     }
     if (loop->elected == waiter) loop->elected = NULL;
-    if (loop->leader == waiter) belay__loop_kick(loop); /* it may sleep in epoll, and this not be its thread */
+    if (loop->leader == waiter)
+        belay__loop_kick(loop); /* it may sleep in epoll, and this not be its thread */
     /* From here on its owner may return and its memory be gone: the address alone is used. */
     uint32_t was = atomic_exchange_explicit(&waiter->state, BELAY__DONE, memory_order_acq_rel);
     if (asleep) wake_later(loop, &waiter->state);

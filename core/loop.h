@@ -1,6 +1,7 @@
 /* loop.h - the engine of one client: whoever waits, leads.
  *
- * Everything here runs under the monitor, unless it says otherwise. See docs/engine.md for the whole picture. */
+ * Everything here runs under the monitor, unless it says otherwise. See docs/engine.md for the
+ * whole picture. */
 #ifndef BELAY_CORE_LOOP_H
 #define BELAY_CORE_LOOP_H
 
@@ -36,13 +37,13 @@ struct belay__loop {
     struct belay__monitor monitor;
     int inside_cancelable; /* whose monitor it is: its cancel state ... */
     int inside_errno;      /* ... and errno, to be as they were */
-    belay_world *world; /* NULL: the real one */
-    bool threads;       /* BELAY_THREADS */
-    bool attached;      /* to the world */
+    belay_world *world;    /* NULL: the real one */
+    bool threads;          /* BELAY_THREADS */
+    bool attached;         /* to the world */
 
-    /* Descriptors; -1 where there is none. `inner` holds the timer, `wake_fd` and every watch; `outer` (BELAY_DISPATCH)
-     * holds the inner one and `call_fd`, which is readable while callbacks wait: only dispatch may run them, so a
-     * blocked caller must not be woken by it. */
+    /* Descriptors; -1 where there is none. `inner` holds the timer, `wake_fd` and every watch;
+     * `outer` (BELAY_DISPATCH) holds the inner one and `call_fd`, which is readable while callbacks
+     * wait: only dispatch may run them, so a blocked caller must not be woken by it. */
     int inner, outer, timer_fd, wake_fd, call_fd, engine_fd;
     struct belay__slot *slots;
     uint32_t slot_count;
@@ -57,36 +58,38 @@ struct belay__loop {
     _Atomic uint32_t poked;
 
     /* The lead. */
-    const void *leader;           /* a waiter, the loop itself (the engine's thread), or NULL: vacant */
-    bool polling;                 /* the leader sleeps in epoll_wait */
-    bool wanted;                  /* a caller asks the engine's thread for the lead */
-    uint32_t leads;               /* counts callers that took the lead: the engine keeps off while it moves */
-    const void *elected;          /* a sleeper that was asked to take it and is on its way */
-    bool turns_clock;             /* a blocked caller may turn the world's clock (BELAY_DISPATCH, closing) */
+    const void *leader; /* a waiter, the loop itself (the engine's thread), or NULL: vacant */
+    bool polling;       /* the leader sleeps in epoll_wait */
+    bool wanted;        /* a caller asks the engine's thread for the lead */
+    uint32_t leads;     /* counts callers that took the lead: the engine keeps off while it moves */
+    const void *elected; /* a sleeper that was asked to take it and is on its way */
+    bool turns_clock;    /* a blocked caller may turn the world's clock (BELAY_DISPATCH, closing) */
     belay_link sleepers;
-    uint32_t inside;              /* waiters that will enter the monitor once more */
-    uint32_t background;          /* work that nobody waits for: started calls, extensions in flight, jobs */
-    uint32_t jobs;                /* of these, the worker's */
+    uint32_t inside;     /* waiters that will enter the monitor once more */
+    uint32_t background; /* work that nobody waits for: started calls, extensions in flight, jobs */
+    uint32_t jobs;       /* of these, the worker's */
 
     _Atomic uint32_t *wakes[32]; /* futexes to wake when the monitor is left */
     uint32_t wake_count;
 
     /* The engine's own thread, on demand. */
     bool engine_started, engine_stop;
-    bool engine_alert; /* it sleeps for good: kick it when the lead falls vacant with work in the background ... */
-    bool engine_blind; /* ... or at all: since somebody led it does not watch what the leader watches */
+    bool engine_alert; /* it sleeps for good: kick it when the lead falls vacant with work in the
+                          background ... */
+    bool engine_blind; /* ... or at all: since somebody led it does not watch what the leader
+                          watches */
     pthread_t engine;
 
     /* Callbacks, and the thread that runs them (BELAY_THREADS), on demand. */
     belay_link calls;
     bool caller_started, caller_stop;
-    bool close_wanted;         /* by a callback: done when it has returned ... */
+    bool close_wanted;                       /* by a callback: done when it has returned ... */
     void (*close)(struct belay__loop *loop); /* ... by this, unlocked */
-    bool calling;              /* one runs now ... */
-    uint32_t call_waiters;     /* threads that wait for it to end, ... */
-    uint32_t withdrawing;      /* ... of these, the ones in belay__call_withdraw */
-    const void *call_about;    /* ... about this lock ... */
-    pthread_t call_thread;     /* ... on this thread */
+    bool calling;                            /* one runs now ... */
+    uint32_t call_waiters;                   /* threads that wait for it to end, ... */
+    uint32_t withdrawing;                    /* ... of these, the ones in belay__call_withdraw */
+    const void *call_about;                  /* ... about this lock ... */
+    pthread_t call_thread;                   /* ... on this thread */
     _Atomic uint32_t call_seq; /* a futex: moves when a callback ends or one is queued */
     pthread_t caller;
 
@@ -94,11 +97,12 @@ struct belay__loop {
 };
 
 belay_status belay__loop_init(struct belay__loop *loop, belay_world *world, bool threads);
-void belay__loop_stop(struct belay__loop *loop); /* unlocked: ends the threads */
-void belay__loop_fini(struct belay__loop *loop); /* closes the descriptors */
+void belay__loop_stop(struct belay__loop *loop);      /* unlocked: ends the threads */
+void belay__loop_fini(struct belay__loop *loop);      /* closes the descriptors */
 void belay__loop_close_fds(struct belay__loop *loop); /* in a forked child: nothing else */
 
-/* A thread must not be cancelled while it has the monitor: a write to an eventfd, a backend's I/O are cancellation points. */
+/* A thread must not be cancelled while it has the monitor: a write to an eventfd, a backend's I/O
+ * are cancellation points. */
 static inline void belay__loop_enter(struct belay__loop *loop)
 {
     int was = errno, cancelable;
@@ -111,7 +115,8 @@ static inline void belay__loop_enter(struct belay__loop *loop)
 void belay__loop_unlock(struct belay__loop *loop);
 /* Unwinds, arms the timer, passes the lead on, unlocks, wakes. */
 void belay__loop_leave(struct belay__loop *loop);
-/* What may be done at once: pokes, timers that are due, tasks, settled ops; until nothing is left. */
+/* What may be done at once: pokes, timers that are due, tasks, settled ops; until nothing is left.
+ */
 void belay__loop_work(struct belay__loop *loop);
 /* Settled ops and deferred tasks alone. */
 void belay__loop_unwind(struct belay__loop *loop);
@@ -133,26 +138,30 @@ static inline void belay__loop_defer(struct belay__loop *loop, belay_task *task)
     if (!belay_linked(&task->link)) belay_link_append(&loop->deferred, &task->link);
 }
 
-/* The engine's thread: needed from now on, since there is work that nobody waits for. BELAY_NOMEM when it cannot be
- * started; OK, and nothing, with BELAY_DISPATCH. */
+/* The engine's thread: needed from now on, since there is work that nobody waits for. BELAY_NOMEM
+ * when it cannot be started; OK, and nothing, with BELAY_DISPATCH. */
 belay_status belay__engine_need(struct belay__loop *loop);
 /* Something for the engine to look at. */
 void belay__engine_kick(struct belay__loop *loop);
 void belay__engine_stop(struct belay__loop *loop); /* unlocked */
-/* Used by the engine's thread: leads until it is asked for the lead (true) or nothing is left in the background. */
+/* Used by the engine's thread: leads until it is asked for the lead (true) or nothing is left in
+ * the background. */
 bool belay__loop_lead_for_engine(struct belay__loop *loop);
 
 /* Callbacks (call.c). */
 belay_status belay__call_need(struct belay__loop *loop); /* the thread exists from now on */
 void belay__call_queue(struct belay__loop *loop, struct belay__call *call);
-/* Takes a lock's call out of the queue and waits until one that runs has ended, unless we are inside it. The monitor is
- * held before and after; true: it was let go meanwhile. */
+/* Takes a lock's call out of the queue and waits until one that runs has ended, unless we are
+ * inside it. The monitor is held before and after; true: it was let go meanwhile. */
 bool belay__call_withdraw(struct belay__loop *loop, struct belay__call *call);
-/* For closing: waits until no other thread is in belay__call_withdraw or (BELAY_DISPATCH) in a callback. */
+/* For closing: waits until no other thread is in belay__call_withdraw or (BELAY_DISPATCH) in a
+ * callback. */
 void belay__call_settle(struct belay__loop *loop);
 void belay__call_run_all(struct belay__loop *loop); /* monitor held before and after */
-bool belay__call_inside(const struct belay__loop *loop); /* is this thread in a callback of this client? */
-void belay__call_stop(struct belay__loop *loop);         /* unlocked: runs what is queued, ends the thread */
+bool belay__call_inside(
+    const struct belay__loop *loop); /* is this thread in a callback of this client? */
+void belay__call_stop(
+    struct belay__loop *loop); /* unlocked: runs what is queued, ends the thread */
 
 /* Time and chance (clock.c). */
 int64_t belay__clock_now(belay_world *world);

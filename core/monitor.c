@@ -3,6 +3,8 @@
 
 #include "core/futex.h"
 
+#include <sched.h>
+
 enum {
     LOCKED = BELAY__MONITOR_LOCKED,
     WAKING = BELAY__MONITOR_WAKING,
@@ -62,14 +64,23 @@ void belay__monitor_lock_slow(struct belay__monitor *monitor)
 
 void belay__monitor_unlock_slow(struct belay__monitor *monitor)
 {
-    uint32_t word = atomic_load_explicit(&monitor->word, memory_order_relaxed);
-    for (;;) {
-        /* Locked again: its next unlock will see the sleepers. Woken already: one at a time. */
-        if ((word & (LOCKED | WAKING)) != 0 || word < SLEEPER) return;
-        if (atomic_compare_exchange_weak_explicit(&monitor->word, &word, (word - SLEEPER) | WAKING,
-                                                  memory_order_relaxed, memory_order_relaxed))
-            break;
-    }
+    uint32_t word = atomic_load_explicit(&monitor->word, memory_order_relaxed), next;
+    bool wake;
+    do {
+        wake = word >= SLEEPER && (word & WAKING) == 0; /* one at a time */
+        next = wake ? ((word - LOCKED - SLEEPER) | WAKING) : word - LOCKED;
+    } while (!atomic_compare_exchange_weak_explicit(&monitor->word, &word, next,
+                                                    memory_order_release, memory_order_relaxed));
+    if (!wake) return;
     atomic_fetch_add_explicit(&monitor->permits, 1, memory_order_release);
     belay__futex_wake(&monitor->permits, 1);
+}
+
+void belay__monitor_drain(struct belay__monitor *monitor)
+{
+    while (atomic_load_explicit(&monitor->word, memory_order_relaxed) != LOCKED) {
+        belay__monitor_unlock(monitor);
+        sched_yield();
+        belay__monitor_lock(monitor);
+    }
 }

@@ -1,6 +1,8 @@
-/* names.c - who waits for what inside this client: a FIFO for each name, and only its head asks the backend.
+/* names.c - who waits for what inside this client: a FIFO for each name, and only its head asks the
+ * backend.
  *
- * The queue needs no memory of its own: its waiters form a ring, and the head of the ring stands in the hash table. */
+ * The queue needs no memory of its own: its waiters form a ring, and the head of the ring stands in
+ * the hash table. */
 #include "core/client.h"
 
 uint32_t belay__names_hash(const char *key, size_t length)
@@ -80,7 +82,8 @@ belay_request *belay__names_leave(belay_request *request)
     if (!request->queued) return NULL;
     belay *client = request->client;
     request->queued = false;
-    belay_request **place = head_place(client, request->op.key.at, request->op.key.length, request->hash);
+    belay_request **place =
+        head_place(client, request->op.key.at, request->op.key.length, request->hash);
     if (*place != request) {
         belay_unlink(&request->fifo);
         return NULL;

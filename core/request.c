@@ -1,4 +1,5 @@
-/* request.c - one call of the application's, blocking or started: begun, waited for or called back, ended early. */
+/* request.c - one call of the application's, blocking or started: begun, waited for or called back,
+ * ended early. */
 #include "core/client.h"
 
 #include <stdio.h>
@@ -123,7 +124,8 @@ void belay_request_cancel(belay_request *request)
     belay *client = __atomic_load_n(&request->client, __ATOMIC_ACQUIRE);
     if (client == NULL || belay__forked(client)) return;
     belay__loop_enter(&client->loop);
-    if (request->client != NULL) belay__request_end(request, BELAY_CANCELED, "canceled by the caller");
+    if (request->client != NULL)
+        belay__request_end(request, BELAY_CANCELED, "canceled by the caller");
     belay__loop_leave(&client->loop);
 }
 

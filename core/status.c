@@ -6,7 +6,8 @@
 const char *belay_status_text(belay_status status)
 {
     switch (status) {
-#define TEXT_CASE(name, value, text) case BELAY_##name: return text;
+#define TEXT_CASE(name, value, text)                                                               \
+    case BELAY_##name: return text;
         BELAY_STATUS_MAP(TEXT_CASE)
 #undef TEXT_CASE
     }
@@ -16,7 +17,8 @@ const char *belay_status_text(belay_status status)
 const char *belay_status_name(belay_status status)
 {
     switch (status) {
-#define NAME_CASE(name, value, text) case BELAY_##name: return #name;
+#define NAME_CASE(name, value, text)                                                               \
+    case BELAY_##name: return #name;
         BELAY_STATUS_MAP(NAME_CASE)
 #undef NAME_CASE
     }

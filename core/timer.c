@@ -1,8 +1,8 @@
 /* timer.c - timers in an intrusive pairing heap: arming cannot fail, the earliest is at the root.
  *
- * Insertion is O(1), removal O(log n) amortised. Fredman, Sedgewick, Sleator, Tarjan: "The Pairing Heap" (1986).
- * `link` is the address of the pointer that points at the node (its parent's `child`, its elder sibling's `next`, or the
- * heap's root); it is NULL while the timer is not armed. */
+ * Insertion is O(1), removal O(log n) amortised. Fredman, Sedgewick, Sleator, Tarjan: "The Pairing
+ * Heap" (1986). `link` is the address of the pointer that points at the node (its parent's `child`,
+ * its elder sibling's `next`, or the heap's root); it is NULL while the timer is not armed. */
 #include "core/loop.h"
 
 static bool fires_before(const belay_timer *a, const belay_timer *b)

@@ -1,7 +1,7 @@
 /* worker.c - one thread for what must block (resolving a name), started by the first job.
  *
- * It shares nothing with the client but this struct, which is reference-counted: a job that never returns keeps the
- * struct, not the client, and closing abandons it. */
+ * It shares nothing with the client but this struct, which is reference-counted: a job that never
+ * returns keeps the struct, not the client, and closing abandons it. */
 #include "core/loop.h"
 
 struct belay__worker {
@@ -114,7 +114,8 @@ belay_status belay__worker_run(struct belay__loop *loop, belay_job *job)
     return BELAY_OK;
 }
 
-/* Jobs that have not begun, and those whose `done` was not called yet, are forgotten here; a running one by its thread. */
+/* Jobs that have not begun, and those whose `done` was not called yet, are forgotten here; a
+ * running one by its thread. */
 void belay__worker_stop(struct belay__loop *loop)
 {
     struct belay__worker *worker = loop->worker;

@@ -323,7 +323,8 @@ BELAY_API belay_status belay_op_emit(belay_op *op, const belay_info *info);
 BELAY_API belay_status belay_op_find(belay_op *op, belay_severity severity, const char *check,
                                      const char *advice, const char *format, ...)
     __attribute__((format(printf, 5, 6)));
-/* For composites. Init a child from its parent (all of In is copied; wait and grant are NULL), change what differs, start
+/* For composites. Init a child from its parent (all of In is copied, and so are `error`, `info` and `sink`: give a child that
+ * may outlive its parent its own, or NULL; wait and grant are NULL), change what differs, start
  * it; `done` is called with the monitor held when it has settled and the stack is unwound. settle_by becomes the smaller
  * of the parent's and now + the child's timeout. A child may be started later than its parent began, and with
  * parent NULL (a give-back): belay_op_init_child still takes the op to copy from. */
