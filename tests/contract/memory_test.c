@@ -10,19 +10,20 @@ static const char other_prefix[] =
 static belay_status open_memory(void *arg, int which, const belay_open_options *options,
                                 belay **out, belay_error *err)
 {
-    return belay_open(out, which == BELAY_CONTRACT_OTHER_PREFIX ? arg : "memory:contract", options,
-                      err);
+    const char *other = ((const struct place *)arg)->paths[0];
+    return belay_open(out, which == BELAY_CONTRACT_OTHER_PREFIX ? other : "memory:contract",
+                      options, err);
 }
 
 int main(int argc, char **argv)
 {
     struct place place;
-    if (!place_make(&place)) return 1;
+    if (!place_make(&place) || place_config(&place, other_prefix) == NULL) return 1;
     const belay_contract_target target = {
         BELAY_CONTRACT_TARGET_HEAD,
         .name = "memory",
         .open = open_memory,
-        .arg = (void *)(uintptr_t)place_config(&place, other_prefix),
+        .arg = &place,
         .scope = BELAY_SCOPE_PROCESS,
         .fencing = true,
         .inspects = true,

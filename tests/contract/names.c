@@ -21,19 +21,17 @@ enum { NAMES = sizeof given_names / sizeof given_names[0] + MADE };
 
 static void make_names(struct scene *s, const char **names)
 {
-    size_t given = NAMES - MADE;
+    char *made[MADE];
     memcpy(names, given_names, sizeof given_names);
     for (size_t i = 0; i < MADE; i++) {
-        char *name = memory_of(s, LONGEST + 1);
-        memset(name, 'x', LONGEST);
-        names[given + i] = name;
+        names[NAMES - MADE + i] = made[i] = memory_of(s, LONGEST + 1);
+        memset(made[i], 'x', LONGEST);
     }
-    ((char *)(uintptr_t)names[given + 1])[LONGEST - 1] = 'y';
-    ((char *)(uintptr_t)names[given + 2])[LONGEST - 1] = '\0';
-    char *high = (char *)(uintptr_t)names[given + 3], *every = (char *)(uintptr_t)names[given + 4];
-    memset(high, 0xf0, LONGEST);
-    for (int byte = 1; byte < 256; byte++) every[byte - 1] = (char)byte;
-    every[255] = '\0';
+    made[1][LONGEST - 1] = 'y';
+    made[2][LONGEST - 1] = '\0';
+    memset(made[3], 0xf0, LONGEST);
+    for (int byte = 1; byte < 256; byte++) made[4][byte - 1] = (char)byte;
+    made[4][255] = '\0';
 }
 
 /* For list: how often each name came. */
