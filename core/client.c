@@ -365,10 +365,10 @@ static void request_prepare(belay_request *request, belay_lock *lock, const bela
     request->wait_until_ns = INT64_MAX;
     if (options->label != NULL)
         snprintf(request->label, sizeof request->label, "%s", options->label);
-    if (options->wait_ms > 0) {
-        request->wait.since_ns = belay__loop_now(&client->loop);
+    if (request->try_once) return;
+    request->wait.since_ns = belay__loop_now(&client->loop);
+    if (options->wait_ms > 0)
         request->wait_until_ns = request->wait.since_ns + options->wait_ms * BELAY__MS;
-    }
 }
 
 belay_status belay_acquire(belay *client, const char *name, const belay_options *given,
