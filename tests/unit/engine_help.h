@@ -117,6 +117,7 @@ struct script_call {
     char name[40];
     int64_t at_ns, settle_by_ns;
     bool waits;
+    int64_t since_ns; /* of its wait */
     belay_status status; /* once settled ... */
     bool settled;
     bool canceled;

@@ -1,4 +1,5 @@
-/* engine_script.c - a backend that does what a test tells it: answers at once, later, never, or too late. */
+/* engine_script.c - a backend that does what a test tells it: answers at once, later, never, or too
+ * late. */
 #include "tests/unit/engine_help.h"
 
 enum { REPLIES = 64, CALLS = 4096, KEPT = 512 };
@@ -63,20 +64,23 @@ void script_reset(void)
         memset(script.reply_used, 0, sizeof script.reply_used);
         memset(script.pending, 0, sizeof script.pending);
         script.call_count = script.order_count = 0;
-        script.drops = script.unwaits = script.destroyed = script.grants = script.begun = script.forgotten = 0;
+        script.drops = script.unwaits = script.destroyed = script.grants = script.begun =
+            script.forgotten = 0;
         script.closed_gate = script.twice = false;
     });
 }
 
 void script_add(belay_verb verb, struct script_reply reply)
 {
-    SCRIPT_LOCKED(if (script.reply_count[verb] < REPLIES) script.replies[verb][script.reply_count[verb]++] = reply);
+    SCRIPT_LOCKED(if (script.reply_count[verb] < REPLIES)
+                      script.replies[verb][script.reply_count[verb]++] = reply);
 }
 
 int script_count(belay_verb verb)
 {
     int count = 0;
-    SCRIPT_LOCKED(for (int i = 0; i < script.call_count; i++) count += verb == 0 || script.calls[i].verb == verb);
+    SCRIPT_LOCKED(for (int i = 0; i < script.call_count; i++) count +=
+                  verb == 0 || script.calls[i].verb == verb);
     return count;
 }
 
@@ -98,13 +102,34 @@ static int number_of(const int *what)
     return value;
 }
 
-int script_pending(belay_verb verb) { return number_of(&script.pending[verb]); }
-int script_drops(void) { return number_of(&script.drops); }
-int script_unwaits(void) { return number_of(&script.unwaits); }
-int script_destroyed(void) { return number_of(&script.destroyed); }
-int script_grants(void) { return number_of(&script.grants); }
-int script_jobs_begun(void) { return number_of(&script.begun); }
-int script_jobs_forgotten(void) { return number_of(&script.forgotten); }
+int script_pending(belay_verb verb)
+{
+    return number_of(&script.pending[verb]);
+}
+int script_drops(void)
+{
+    return number_of(&script.drops);
+}
+int script_unwaits(void)
+{
+    return number_of(&script.unwaits);
+}
+int script_destroyed(void)
+{
+    return number_of(&script.destroyed);
+}
+int script_grants(void)
+{
+    return number_of(&script.grants);
+}
+int script_jobs_begun(void)
+{
+    return number_of(&script.begun);
+}
+int script_jobs_forgotten(void)
+{
+    return number_of(&script.forgotten);
+}
 
 void script_gate(bool open)
 {
@@ -149,7 +174,8 @@ static struct scripted *scripted_of(belay_backend *base)
 }
 
 /* Answers; `op` may be gone afterwards. */
-static void answer(struct scripted *s, belay_op *op, int call, struct script_reply reply, belay_status status)
+static void answer(struct scripted *s, belay_op *op, int call, struct script_reply reply,
+                   belay_status status)
 {
     bool twice;
     SCRIPT_LOCKED({
@@ -172,8 +198,7 @@ static void answer(struct scripted *s, belay_op *op, int call, struct script_rep
     }
     if (status == BELAY_UNAVAILABLE || status == BELAY_UNCERTAIN)
         belay_op_fail(op, status, BELAY_CAUSE_UNREACHABLE, "node", "it is scripted");
-    else
-        belay_op_settle(op, status);
+    else belay_op_settle(op, status);
     if (twice) belay_op_settle(op, status);
 }
 
@@ -198,7 +223,8 @@ static void kept_timer(belay_timer *timer)
 static void job_work(belay_job *job)
 {
     (void)job;
-    SCRIPT_LOCKED(script.begun++; while (script.closed_gate) pthread_cond_wait(&script.opened, &script.mutex));
+    SCRIPT_LOCKED(script.begun++;
+                  while (script.closed_gate) pthread_cond_wait(&script.opened, &script.mutex));
 }
 
 static void job_done(belay_job *job)
@@ -232,12 +258,16 @@ static void scripted_verb(belay_backend *base, belay_op *op)
         }
         call = script.call_count < CALLS - 1 ? script.call_count++ : CALLS - 1;
         struct script_call *to = &script.calls[call];
-        *to = (struct script_call){ .verb = verb, .at_ns = op->sent_ns, .settle_by_ns = op->settle_by_ns,
-                                    .waits = op->wait != NULL };
+        *to = (struct script_call){ .verb = verb,
+                                    .at_ns = op->sent_ns,
+                                    .settle_by_ns = op->settle_by_ns,
+                                    .waits = op->wait != NULL,
+                                    .since_ns = op->wait != NULL ? op->wait->since_ns : 0 };
         snprintf(to->owner, sizeof to->owner, "%s", op->owner);
         snprintf(to->name, sizeof to->name, "%s", op->name.at);
     });
-    if (op->wait != NULL && !belay_linked(&op->wait->link)) belay_link_append(&s->waits, &op->wait->link);
+    if (op->wait != NULL && !belay_linked(&op->wait->link))
+        belay_link_append(&s->waits, &op->wait->link);
     if (reply.how == SCRIPT_WAKE && op->wait != NULL) belay_wait_wake(op->wait);
     if (reply.how == SCRIPT_NOW || reply.how == SCRIPT_WAKE) {
         answer(s, op, call, reply, reply.status);
@@ -255,7 +285,8 @@ static void scripted_verb(belay_backend *base, belay_op *op)
     op->data = kept;
     belay_link_append(&s->kept, &kept->link);
     SCRIPT_LOCKED(script.pending[verb]++);
-    if (reply.how == SCRIPT_TIMER) belay_timer_arm(s->env, &kept->timer, belay_env_now(s->env) + reply.after_ms * MS);
+    if (reply.how == SCRIPT_TIMER)
+        belay_timer_arm(s->env, &kept->timer, belay_env_now(s->env) + reply.after_ms * MS);
     if (reply.how == SCRIPT_WORKER) {
         kept->job = (belay_job){ .work = job_work, .done = job_done, .forget = job_forget };
         belay_status status = belay_env_run(s->env, &kept->job);
@@ -310,7 +341,8 @@ static void poked(belay_poke *poke)
         } else if (orders[i].what == LOSE) {
             for (link = s->grants.next; link != &s->grants; link = next) {
                 next = link->next;
-                belay_grant_lost(&belay_container_of(link, struct grant, link)->base, orders[i].why);
+                belay_grant_lost(&belay_container_of(link, struct grant, link)->base,
+                                 orders[i].why);
             }
         } else {
             for (link = s->kept.next; link != &s->kept; link = next) {
@@ -322,8 +354,8 @@ static void poked(belay_poke *poke)
     }
 }
 
-static belay_status scripted_create(belay_backend **out, belay_env *env, const belay_settings *settings,
-                                    belay_error *err)
+static belay_status scripted_create(belay_backend **out, belay_env *env,
+                                    const belay_settings *settings, belay_error *err)
 {
     (void)settings;
     struct scripted *s = belay_env_alloc(env, sizeof *s);

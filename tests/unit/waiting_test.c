@@ -66,6 +66,15 @@ static void a_refused_attempt_is_repeated_when_the_holders_ttl_has_run_out(void 
     assert_in_range(sent_ms(1), 700, 725);
 }
 
+static void a_wait_without_an_end_knows_since_when_it_waits(void **state)
+{
+    acquires((struct script_reply){ .status = BELAY_HELD, .held_for_ms = 700 });
+    acquires((struct script_reply){ .status = BELAY_OK });
+    assert_int_equal(acquire(*state, BELAY_FOREVER), BELAY_OK);
+    assert_true(script_call_at(BELAY_VERB_ACQUIRE, 0).since_ns == begun_ns);
+    assert_true(script_call_at(BELAY_VERB_ACQUIRE, 1).since_ns == begun_ns);
+}
+
 static void without_any_hint_it_asks_again_every_five_seconds(void **state)
 {
     acquires((struct script_reply){ .status = BELAY_HELD, .times = 2 });
@@ -336,6 +345,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         PROMISE(a_refused_attempt_is_repeated_when_the_holders_ttl_has_run_out),
+        PROMISE(a_wait_without_an_end_knows_since_when_it_waits),
         PROMISE(without_any_hint_it_asks_again_every_five_seconds),
         PROMISE(a_long_ttl_is_no_reason_to_sleep_longer_than_five_seconds),
         PROMISE(a_wait_ends_when_it_ends),
