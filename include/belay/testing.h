@@ -96,7 +96,7 @@ typedef struct belay_contract_target {
     bool wakes;          /* a release wakes a waiter of the other client before any timer is due */
     bool prefixes;       /* open knows BELAY_CONTRACT_OTHER_PREFIX */
     bool late;           /* operations need time to settle */
-    bool real_time;      /* its TTLs run in real time: no fake clock, and a minute for the suite */
+    bool real_time;      /* its TTLs run in real time: no fake clock; a minute or two */
 
     /* Hooks; each may be NULL. `stop`: the place stops answering (a frozen server, a cut cable);
      * `cont`: it answers again; `peek`: how many locks it holds, looked at without belay, or -1. */
