@@ -87,16 +87,16 @@ static void watch_look(struct watch *watch)
     if (policy == ON_LOST_IGNORE) return;
 
     if (policy == ON_LOST_TERM && !run->told && now >= tell_ns) {
-        say_lost(run, left_ms, "ending the command");
         run->told = true;
         child_signal(&run->child, SIGTERM);
         if (run->child.stop != 0) child_continue(&run->child);
+        say_lost(run, left_ms, "ending the command");
     }
     if (!run->killed && now >= watch->kill_ns) {
-        if (run->told) say(run->name, "it goes on: killing the command");
-        else say_lost(run, left_ms, "killing the command");
         run->killed = true;
         child_signal(&run->child, SIGKILL);
+        if (run->told) say(run->name, "it goes on: killing the command");
+        else say_lost(run, left_ms, "killing the command");
     }
     if (!run->killed) arm(watch, policy == ON_LOST_TERM && !run->told ? tell_ns : watch->kill_ns);
 }
@@ -184,9 +184,27 @@ static void watch_loop(struct watch *watch)
     }
 }
 
+/* We may have been stopped since the grant: a command does not begin with what is left of a lock
+ * that has ended. */
+static bool hold_begins(struct watch *watch)
+{
+    struct run *run = watch->run;
+    int64_t left_ms = belay_lock_remaining_ms(run->lock);
+    if (left_ms <= run->grace_ms || left_ms <= run->margin_ms) {
+        belay_error err = BELAY_ERROR_INIT;
+        (void)!belay_extend(run->lock, 0, &err);
+        left_ms = belay_lock_remaining_ms(run->lock);
+    }
+    watch->kill_ns = now_ns() + (left_ms - run->margin_ms) * NS_PER_MS;
+    if (left_ms > run->margin_ms) return true;
+    run->killed = true;
+    say_lost(run, left_ms, "the command was not begun");
+    return false;
+}
+
 int hold(struct run *run)
 {
-    struct watch watch = { .run = run, .timer = -1, .kill_ns = INT64_MAX };
+    struct watch watch = { .run = run, .timer = -1 };
     belay_scope scope = belay_lock_scope(run->lock);
     struct grant_news news = { belay_lock_token(run->lock), (int32_t)scope,
                                run->degraded && scope != BELAY_SCOPE_FLEET };
@@ -196,14 +214,16 @@ int hold(struct run *run)
         say(run->name, "timerfd: %s", strerror(errno));
         return EXIT_INTERNAL;
     }
+    message_never_wait(true);
     if (run->args->verbose)
         say(run->name, "ours, scope %s, token %" PRIu64, belay_scope_name(scope), news.token);
     terminal_hand_at_start(&run->terminal, run->child.pid);
-    if (child_go(&run->child, &news)) {
+    if (hold_begins(&watch) && child_go(&run->child, &news)) {
         watch_loop(&watch);
-    } else { /* somebody killed it while it waited */
+    } else { /* or somebody killed it while it waited */
         child_discard(&run->child);
     }
+    message_never_wait(false);
     close(watch.timer);
     return child_exit_status(&run->child);
 }

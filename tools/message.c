@@ -1,9 +1,14 @@
 /* message.c - what the command line says on standard error, and the statuses it exits with. */
 #include "message.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum exit_status exit_status_of(belay_status status)
@@ -26,6 +31,38 @@ enum exit_status exit_status_of(belay_status status)
     return EXIT_INTERNAL;
 }
 
+/* ------------------------------------------------------------------ standard error */
+
+static bool never_wait;
+static int own_fd = -1; /* standard error, opened again: O_NONBLOCK on the one that we share with
+                           the command would be the command's as well */
+
+void message_never_wait(bool on)
+{
+    struct stat st;
+    never_wait = on;
+    if (own_fd >= 0) close(own_fd);
+    own_fd = -1;
+    /* A file opened again would be written from its beginning; and it makes nobody wait. */
+    if (on && fstat(STDERR_FILENO, &st) == 0 && (S_ISFIFO(st.st_mode) || S_ISCHR(st.st_mode)))
+        own_fd = open("/proc/self/fd/2", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+}
+
+void message_write(const char *at, size_t length)
+{
+    struct pollfd out = { STDERR_FILENO, POLLOUT, 0 };
+    ssize_t wrote = 0;
+    if (own_fd >= 0) {
+        wrote = write(own_fd, at, length);
+    } else if (!never_wait) {
+        wrote = write(STDERR_FILENO, at, length);
+    } else if (send(STDERR_FILENO, at, length, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 &&
+               errno == ENOTSOCK && poll(&out, 1, 0) == 1 && (out.revents & POLLOUT) != 0) {
+        wrote = write(STDERR_FILENO, at, length);
+    }
+    (void)wrote; /* nowhere else to say so */
+}
+
 void say_text(const char *name, const struct text *text)
 {
     struct text line;
@@ -39,8 +76,7 @@ void say_text(const char *name, const struct text *text)
     /* A line that was cut still ends. */
     if (line.length == sizeof(line.data) - 1) line.length--;
     line.data[line.length++] = '\n';
-    ssize_t wrote = write(STDERR_FILENO, line.data, line.length);
-    (void)wrote; /* nowhere else to say so */
+    message_write(line.data, line.length);
 }
 
 void say(const char *name, const char *format, ...)

@@ -126,4 +126,32 @@ t_a_wrapper_that_was_stopped_too_long_ends_the_command() {
     gone "$(cat pid)" 2>/dev/null || fail "it still runs"
 }
 
+# Nobody reads what belay says: it must not wait for a reader while the lock runs out.
+t_a_full_pipe_on_standard_error_holds_nothing_up() {
+    with_faults 'extend: { unavailable = 1.0; };'
+    mkfifo full
+    exec 9<>full
+    python3 -c '
+import os
+os.set_blocking(9, False)
+try:
+    while os.write(9, b"x" * 512): pass
+except BlockingIOError:
+    pass'
+    "${B[@]}" run -t 600ms x -- sh -c 'echo $$ >pid; exec sleep 100' 2>full 9>&- &
+    wrapper=$!
+    until_true "the command runs" exists pid
+    until_true "the command is ended" gone "$(cat pid)"
+    until_true "belay ends" gone $wrapper
+    ended $wrapper
+    [ $ended = 79 ] || fail "status $ended"
+}
+
+t_a_command_does_not_begin_with_the_rest_of_a_lock() {
+    with_faults 'acquire: { delay_reply = "240ms"; }; extend: { unavailable = 1.0; };'
+    status 79 belay run -t 300ms x -- touch begun
+    [ ! -e begun ] || fail "it began"
+    err_has 'the command was not begun'
+}
+
 run_tests "$@"
