@@ -164,7 +164,8 @@ static void acquire_free(struct sqlite_backend *b, belay_op *op, int64_t now_ns)
     belay_op_settle(op, BELAY_OK);
 }
 
-/* The waiter's row goes in with the refusal, so that no release can come between. */
+/* The waiter's row goes in with the refusal, so that no release can come between. It may be there already, or have been
+ * taken out by a release that told us. */
 static void acquire_held(struct sqlite_backend *b, belay_op *op, const struct sqlite_row *row,
                          int64_t now_ns)
 {
@@ -173,7 +174,7 @@ static void acquire_held(struct sqlite_backend *b, belay_op *op, const struct sq
     bool done = false;
     int64_t left = row->expires_ns - row->shift_ns - (now_ns - b->store.self.shift_ns);
     if (op->wait != NULL) waiter = belay__sqlite_waiter_of(&b->wakes, op->wait, op->key);
-    if (waiter != NULL && !waiter->stored && belay__sqlite_wakes_listen(&b->wakes)) {
+    if (waiter != NULL && belay__sqlite_wakes_listen(&b->wakes)) {
         sqlite3_stmt *wait = belay__sqlite_store_statement(&b->store, SQL_WAIT, &f);
         if (wait != NULL) {
             belay__sqlite_bind_key(wait, op->key);
@@ -183,7 +184,7 @@ static void acquire_held(struct sqlite_backend *b, belay_op *op, const struct sq
         /* On a full disk it waits by core's timer. */
         done = wait != NULL && belay__sqlite_store_run(&b->store, wait, &f) &&
                belay__sqlite_store_commit(&b->store, &f);
-        waiter->stored = done;
+        waiter->stored = waiter->stored || done;
     }
     if (!done) belay__sqlite_store_rollback(&b->store);
     if (waiter != NULL) belay__sqlite_waiter_watch(&b->wakes, waiter, &row->holder);

@@ -31,7 +31,7 @@ static const char *const statement_sql[SQL_STATEMENTS] = {
         "UPDATE locks SET expires_ns = max(expires_ns, ?3) WHERE name = ?1 AND owner = ?2",
     [SQL_FREE] = "DELETE FROM locks WHERE name = ?1 AND owner = ?2",
     [SQL_SWEEP] = "DELETE FROM locks WHERE expires_ns < ?1 AND shift_ns = ?2",
-    [SQL_WAIT] = "INSERT OR REPLACE INTO waiters VALUES(?1, ?2, ?3)",
+    [SQL_WAIT] = "INSERT OR IGNORE INTO waiters VALUES(?1, ?2, ?3)",
     [SQL_UNWAIT] = "DELETE FROM waiters WHERE name = ?1 AND since_ns = ?2 AND socket = ?3",
     [SQL_NEXT] =
         "SELECT since_ns, socket FROM waiters WHERE name = ?1 ORDER BY since_ns, socket LIMIT 4",
@@ -448,6 +448,8 @@ bool belay__sqlite_row_ended(const struct sqlite_row *row, const struct sqlite_s
 bool belay__sqlite_row_free(const struct sqlite_row *row, const struct sqlite_self *self,
                             int64_t now_ns)
 {
-    return belay__sqlite_row_ended(row, self, now_ns) ||
-           belay__sqlite_holder_gone(self, &row->holder);
+    struct sqlite_holder holder = row->holder;
+    /* /proc shows start times as the reader's time namespace has them: across two they say nothing. */
+    if (row->shift_ns != self->shift_ns) holder.start = holder.start2 = 0;
+    return belay__sqlite_row_ended(row, self, now_ns) || belay__sqlite_holder_gone(self, &holder);
 }

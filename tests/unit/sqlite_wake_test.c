@@ -96,6 +96,34 @@ static void a_release_wakes_the_oldest_waiter_of_another_process(void **state)
     belay_close(client);
 }
 
+/* Ctrl-Z: its first turn goes by, and after that the others' turns are theirs. */
+static void a_stopped_waiter_swallows_one_wake_up_at_most(void **state)
+{
+    (void)state;
+    belay *client = client_open(room.url);
+    belay_lock *lock = must_take(client, "lock", BELAY_TRY);
+    struct child stopped = child_start(child_queues, room.url);
+    until_waiters(1);
+    assert_int_equal(kill(stopped.pid, SIGSTOP), 0);
+    struct child other = child_start(child_queues, room.url);
+    until_waiters(2);
+    must_release(lock); /* the stopped one is told */
+    lock = must_take(client, "lock", BELAY_TRY);
+    int64_t start = now_ms();
+    must_release(lock);
+    assert_true(child_said(&other));
+    assert_true(now_ms() - start < AT_ONCE_MS);
+    assert_int_equal(kill(stopped.pid, SIGCONT), 0); /* refused, it stands where it stood */
+    until_waiters(1);
+    child_go(&other);
+    assert_true(child_said(&stopped));
+    child_go(&stopped);
+    assert_int_equal(child_end(&other, 0), 0);
+    assert_int_equal(child_end(&stopped, 0), 0);
+    assert_int_equal(waiters(), 0);
+    belay_close(client);
+}
+
 static void twenty_processes_pass_a_lock_on_without_a_timer(void **state)
 {
     struct child children[20];
@@ -348,6 +376,7 @@ int main(int argc, char **argv)
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
         T(a_release_wakes_the_oldest_waiter_of_another_process),
+        T(a_stopped_waiter_swallows_one_wake_up_at_most),
         T(twenty_processes_pass_a_lock_on_without_a_timer),
         T(a_broken_lock_wakes_the_next),
         T(a_killed_waiter_is_passed_over_and_leaves_nothing),
