@@ -41,6 +41,8 @@ struct sqlite_place {
     char path[SQLITE_PATH_MAX];      /* the file, its directory resolved; "" until it was found */
     char directory[SQLITE_PATH_MAX]; /* without a slash at its end */
     char group_name[64];             /* "": not shared */
+    char why_second[200]; /* why the default place is not the first of `roots`; "" if it is */
+    bool surprising;      /* that one is read-only for us alone: a sandbox, perhaps */
     gid_t group;
     mode_t mode;
     bool shared; /* `group` was given: other users' files are welcome */

@@ -196,6 +196,7 @@ static bool default_make(struct sqlite_place *place, const char *root, bool *nex
     snprintf(directory, sizeof place->directory, "%s/belay-%u", root, (unsigned)uid);
     if (mkdir(directory, 0700) != 0 && errno != EEXIST) {
         *next = errno == EACCES || errno == EPERM || errno == EROFS || errno == ENOENT;
+        place->surprising = errno == EROFS || (uid == 0 && errno != ENOENT);
         return belay__sqlite_fail_errno(f, errno, directory);
     }
     if (lstat(directory, &st) != 0) return belay__sqlite_fail_errno(f, errno, directory);
@@ -213,12 +214,15 @@ static bool default_make(struct sqlite_place *place, const char *root, bool *nex
 static bool default_find(struct sqlite_place *place, struct sqlite_failure *f)
 {
     bool next = true;
-    for (size_t i = 0; next && i < sizeof place->roots / sizeof place->roots[0]; i++)
+    place->why_second[0] = '\0';
+    for (size_t i = 0; next && i < sizeof place->roots / sizeof place->roots[0]; i++) {
+        if (i > 0) snprintf(place->why_second, sizeof place->why_second, "%s", f->text);
         if (default_make(place, place->roots[i], &next, f)) {
             snprintf(place->path, sizeof place->path, "%.*s/locks.db", (int)sizeof place->path - 16,
                      place->directory);
             return true;
         }
+    }
     return false;
 }
 

@@ -230,6 +230,10 @@ static enum sqlite_turn connect_file(struct sqlite_store *s, struct sqlite_failu
     if (!belay__sqlite_place_find(&s->place, f) ||
         !belay__sqlite_place_check(&s->place, &st, &absent, f))
         return TURN_FAILED;
+    if (s->place.why_second[0] != '\0')
+        belay_env_log(s->env, s->place.surprising ? BELAY_LOG_WARN : BELAY_LOG_DEBUG,
+                      "%s: chosen because %s; who can use that place excludes nobody here",
+                      s->place.path, s->place.why_second);
     if (absent && (!belay__sqlite_file_create(s, f) ||
                    !belay__sqlite_place_check(&s->place, &st, &absent, f)))
         return TURN_FAILED;
@@ -449,7 +453,8 @@ bool belay__sqlite_row_free(const struct sqlite_row *row, const struct sqlite_se
                             int64_t now_ns)
 {
     struct sqlite_holder holder = row->holder;
-    /* /proc shows start times as the reader's time namespace has them: across two they say nothing. */
+    /* /proc shows start times as the reader's time namespace has them: across two they say nothing.
+     */
     if (row->shift_ns != self->shift_ns) holder.start = holder.start2 = 0;
     return belay__sqlite_row_ended(row, self, now_ns) || belay__sqlite_holder_gone(self, &holder);
 }
