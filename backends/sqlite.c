@@ -129,10 +129,12 @@ static bool row_take(struct sqlite_backend *b, const belay_op *op, int64_t now_n
     return belay__sqlite_store_run(&b->store, take, f);
 }
 
-/* Now and then, what others left behind under names that nobody asks for any more. */
-static bool sweep(struct sqlite_backend *b, int64_t now_ns, struct sqlite_failure *f)
+/* Now and then, what others left behind under names that nobody asks for any more. The owner id is
+ * random, so that of 256 attempts one begins with "00". */
+static bool sweep(struct sqlite_backend *b, const belay_op *op, int64_t now_ns,
+                  struct sqlite_failure *f)
 {
-    if (belay_env_random_below(b->store.env, SWEEP_CHANCE) != 0) return true;
+    if (op->owner[0] != '0' || op->owner[1] != '0') return true;
     sqlite3_stmt *statement = belay__sqlite_store_statement(&b->store, SQL_SWEEP, f);
     if (statement == NULL) return false;
     sqlite3_bind_int64(statement, 1, now_ns - SWEEP_AFTER_NS);
@@ -147,7 +149,7 @@ static void acquire_free(struct sqlite_backend *b, belay_op *op, int64_t now_ns)
     struct grant *grant = belay_env_alloc(b->store.env, sizeof *grant);
     bool done = grant != NULL;
     if (!done) belay__sqlite_fail(&f, BELAY_NOMEM, BELAY_CAUSE_NONE, "out of memory");
-    done = done && fence(b, op, &f) && row_take(b, op, now_ns, &f) && sweep(b, now_ns, &f);
+    done = done && fence(b, op, &f) && row_take(b, op, now_ns, &f) && sweep(b, op, now_ns, &f);
     if (waiter != NULL && waiter->stored)
         done =
             done && belay__sqlite_waiter_delete(b, op->key, waiter->since_ns, b->wakes.socket, &f);
@@ -164,8 +166,8 @@ static void acquire_free(struct sqlite_backend *b, belay_op *op, int64_t now_ns)
     belay_op_settle(op, BELAY_OK);
 }
 
-/* The waiter's row goes in with the refusal, so that no release can come between. It may be there already, or have been
- * taken out by a release that told us. */
+/* The waiter's row goes in with the refusal, so that no release can come between. It may be there
+ * already, or have been taken out by a release that told us. */
 static void acquire_held(struct sqlite_backend *b, belay_op *op, const struct sqlite_row *row,
                          int64_t now_ns)
 {

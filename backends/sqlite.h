@@ -41,7 +41,7 @@ struct sqlite_place {
     char path[SQLITE_PATH_MAX];      /* the file, its directory resolved; "" until it was found */
     char directory[SQLITE_PATH_MAX]; /* without a slash at its end */
     char group_name[64];             /* "": not shared */
-    char why_second[200]; /* why the default place is not the first of `roots`; "" if it is */
+    char why_second[256]; /* why the default place is not the first of `roots`; "" if it is */
     bool surprising;      /* that one is read-only for us alone: a sandbox, perhaps */
     gid_t group;
     mode_t mode;
@@ -126,8 +126,9 @@ struct sqlite_store {
     bool foreign_boot; /* another boot used it last: to be checked and emptied */
     bool sync_due;     /* what its settings are to be, once there is a turn to read it */
     bool journal_due;
-    bool inside; /* has this process's turn: a transaction is open */
-    bool known;  /* device and inode are those of the file that was opened last */
+    bool inside;      /* has this process's turn: a transaction is open */
+    bool turned_away; /* at the last try another process was in the file */
+    bool known;       /* device and inode are those of the file that was opened last */
     dev_t device;
     ino_t inode;
 };

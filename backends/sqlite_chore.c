@@ -81,8 +81,8 @@ bool belay__sqlite_next_read(struct sqlite_backend *b, belay_str key, struct sql
         next->count++;
     }
     if (!belay__sqlite_store_done(&b->store, statement, rc, f)) return false;
-    /* The oldest has had its turn, whatever becomes of it: one that is stopped must not swallow every wake-up. If it is
-     * refused it comes back, as old as it is. */
+    /* The oldest has had its turn, whatever becomes of it: one that is stopped must not swallow
+     * every wake-up. If it is refused it comes back, as old as it is. */
     return next->count == 0 ||
            belay__sqlite_waiter_delete(b, key, next->at[0].since_ns, next->at[0].socket, f);
 }

@@ -330,9 +330,11 @@ static bool is_taken(struct sqlite_store *s)
 static int begin_step(struct sqlite_store *s, sqlite3_stmt *begin)
 {
     int rc = SQLITE_BUSY;
-    for (int i = 0; i < BEGIN_TRIES && belay__sqlite_busy(rc) && !is_taken(s); i++) {
+    for (int i = 0; i < BEGIN_TRIES && belay__sqlite_busy(rc); i++) {
+        if (s->turned_away && is_taken(s)) break;
         rc = sqlite3_step(begin);
         sqlite3_reset(begin);
+        s->turned_away = belay__sqlite_busy(rc);
     }
     return rc;
 }
