@@ -121,14 +121,21 @@ bool child_look(struct child *child)
 }
 
 /* While it is not reaped its id can't be another's. */
-void child_signal(struct child *child, int signal)
+bool child_signal(struct child *child, int signal)
 {
-    if (!child->ended) kill(-child->pid, signal);
+    if (child->ended || kill(-child->pid, signal) == 0) return true;
+    return errno == ESRCH && kill(child->pid, signal) == 0; /* it went to a group of its own */
+}
+
+/* Signal 0 asks and does nothing, should the group be gone and its id another's. */
+bool child_left_foreign(const struct child *child)
+{
+    return kill(-child->pid, 0) != 0 && errno == EPERM;
 }
 
 void child_continue(struct child *child)
 {
-    child_signal(child, SIGCONT);
+    (void)child_signal(child, SIGCONT);
     child->stop = 0;
 }
 

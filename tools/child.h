@@ -35,8 +35,10 @@ void child_discard(struct child *child);
 /* Reaps it if it ended; notes whether it is stopped. Never waits. True: it was stopped anew. */
 bool child_look(struct child *child);
 
-/* Sends a signal to its whole group. */
-void child_signal(struct child *child, int signal);
+/* Sends a signal to its whole group. False: errno says why it reached nobody. */
+bool child_signal(struct child *child, int signal);
+/* Is there something left in its group, after its end, that is another user's? */
+bool child_left_foreign(const struct child *child);
 /* Continues it after a stop. */
 void child_continue(struct child *child);
 

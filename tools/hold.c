@@ -62,6 +62,20 @@ static void say_lost(struct run *run, int64_t left_ms, const char *what)
     say_text(run->name, &text);
 }
 
+/* 0, or the errno. Signals come first and words afterwards. */
+static int command_signal(struct run *run, int signal)
+{
+    return child_signal(&run->child, signal) ? 0 : errno;
+}
+
+/* sudo, a set-user-id program: it became another user's, and we may not signal it. */
+static void say_beyond_us(struct run *run, int why)
+{
+    if (why != 0)
+        say(run->name, "the command can't be signalled (%s): it goes on WITHOUT the lock",
+            strerror(why));
+}
+
 /* Tells or kills the command if it is time, and sets the timer for the next such moment. */
 static void watch_look(struct watch *watch)
 {
@@ -88,15 +102,17 @@ static void watch_look(struct watch *watch)
 
     if (policy == ON_LOST_TERM && !run->told && now >= tell_ns) {
         run->told = true;
-        child_signal(&run->child, SIGTERM);
+        int why = command_signal(run, SIGTERM);
         if (run->child.stop != 0) child_continue(&run->child);
         say_lost(run, left_ms, "ending the command");
+        say_beyond_us(run, why);
     }
     if (!run->killed && now >= watch->kill_ns) {
         run->killed = true;
-        child_signal(&run->child, SIGKILL);
+        int why = command_signal(run, SIGKILL);
         if (run->told) say(run->name, "it goes on: killing the command");
         else say_lost(run, left_ms, "killing the command");
+        say_beyond_us(run, why);
     }
     if (!run->killed) arm(watch, policy == ON_LOST_TERM && !run->told ? tell_ns : watch->kill_ns);
 }
@@ -126,7 +142,7 @@ static void watch_stopped(struct watch *watch)
     /* Nobody could ever continue us (an orphaned process group): then the command can't stop
      * either, as it would not if it were in our place; and who must not touch the terminal is told
      * that it's gone. */
-    if (asks) child_signal(&run->child, SIGHUP);
+    if (asks) (void)child_signal(&run->child, SIGHUP);
     if (had_terminal) terminal_hand(&run->terminal, run->child.pid);
     child_continue(&run->child);
 }
@@ -160,7 +176,9 @@ static void watch_signals(struct watch *watch)
         } else if (signal == SIGCHLD) {
             if (child_look(&run->child) && run->child.stop != 0) watch_stopped(watch);
         } else {
-            child_signal(&run->child, signal);
+            int why = command_signal(run, signal);
+            if (why != 0)
+                say(run->name, "signal %d did not reach the command: %s", signal, strerror(why));
         }
     }
 }
@@ -184,19 +202,20 @@ static void watch_loop(struct watch *watch)
     }
 }
 
-/* We may have been stopped since the grant: a command does not begin with what is left of a lock
- * that has ended. */
+/* We may have been stopped since the grant: a command does not begin when it would have to be told
+ * to end at once. */
 static bool hold_begins(struct watch *watch)
 {
     struct run *run = watch->run;
-    int64_t left_ms = belay_lock_remaining_ms(run->lock);
-    if (left_ms <= run->grace_ms || left_ms <= run->margin_ms) {
+    int64_t left_ms = belay_lock_remaining_ms(run->lock), enough_ms = run->margin_ms;
+    if (run->args->on_lost == ON_LOST_TERM && run->grace_ms > enough_ms) enough_ms = run->grace_ms;
+    if (left_ms <= enough_ms) {
         belay_error err = BELAY_ERROR_INIT;
         (void)!belay_extend(run->lock, 0, &err);
         left_ms = belay_lock_remaining_ms(run->lock);
     }
     watch->kill_ns = now_ns() + (left_ms - run->margin_ms) * NS_PER_MS;
-    if (left_ms > run->margin_ms) return true;
+    if (left_ms > enough_ms) return true;
     run->killed = true;
     say_lost(run, left_ms, "the command was not begun");
     return false;
@@ -214,16 +233,16 @@ int hold(struct run *run)
         say(run->name, "timerfd: %s", strerror(errno));
         return EXIT_INTERNAL;
     }
-    message_never_wait(true);
     if (run->args->verbose)
         say(run->name, "ours, scope %s, token %" PRIu64, belay_scope_name(scope), news.token);
     terminal_hand_at_start(&run->terminal, run->child.pid);
     if (hold_begins(&watch) && child_go(&run->child, &news)) {
         watch_loop(&watch);
+        if ((run->told || run->killed) && child_left_foreign(&run->child))
+            say(run->name, "another user's processes are left of it: they go on WITHOUT the lock");
     } else { /* or somebody killed it while it waited */
         child_discard(&run->child);
     }
-    message_never_wait(false);
     close(watch.timer);
     return child_exit_status(&run->child);
 }

@@ -31,36 +31,73 @@ enum exit_status exit_status_of(belay_status status)
     return EXIT_INTERNAL;
 }
 
-/* ------------------------------------------------------------------ standard error */
+/* ------------------------------------------------------------------ standard error
+ *
+ * O_NONBLOCK on the standard error we were given would be the command's and the shell's as well.
+ * So a pipe or a terminal is opened anew, when the first line comes that must not wait. poll alone
+ * does not do: the command fills the same pipe, between the poll and the write. */
 
-static bool never_wait;
-static int own_fd = -1; /* standard error, opened again: O_NONBLOCK on the one that we share with
-                           the command would be the command's as well */
+enum { END_PATIENCE_MS = 1000 };
+
+static struct {
+    bool never_wait;
+    bool tried;             /* to open it anew; */
+    int fd;                 /* -1: that can't be done */
+    unsigned long left_out; /* lines, since the last one that went */
+} out = { .fd = -1 };
+
+static bool poll_says(int timeout_ms)
+{
+    struct pollfd fd = { STDERR_FILENO, POLLOUT, 0 };
+    return poll(&fd, 1, timeout_ms) == 1 && (fd.revents & POLLOUT) != 0;
+}
+
+static void open_anew(void)
+{
+    struct stat st;
+    out.tried = true;
+    /* A file opened again would be written from its beginning; and it makes nobody wait. */
+    if (fstat(STDERR_FILENO, &st) == 0 && (S_ISFIFO(st.st_mode) || S_ISCHR(st.st_mode)))
+        out.fd = open("/proc/self/fd/2", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+}
+
+bool message_write(const char *at, size_t length)
+{
+    ssize_t wrote;
+    if (out.never_wait && !out.tried) open_anew();
+    if (!out.never_wait) {
+        wrote = write(STDERR_FILENO, at, length);
+    } else if (out.fd >= 0) {
+        wrote = write(out.fd, at, length);
+    } else {
+        /* Another user's terminal, say, or a socket. A line is no longer than PIPE_BUF. */
+        wrote = send(STDERR_FILENO, at, length, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (wrote < 0 && errno == ENOTSOCK && poll_says(0))
+            wrote = write(STDERR_FILENO, at, length);
+    }
+    return wrote == (ssize_t)length;
+}
+
+static bool say_left_out(void)
+{
+    struct text line;
+    if (out.left_out == 0) return true;
+    text_init(&line);
+    text_add(&line, "belay: %lu %s left out: nobody was reading standard error\n", out.left_out,
+             out.left_out == 1 ? "line was" : "lines were");
+    if (!message_write(line.data, line.length)) return false;
+    out.left_out = 0;
+    return true;
+}
 
 void message_never_wait(bool on)
 {
-    struct stat st;
-    never_wait = on;
-    if (own_fd >= 0) close(own_fd);
-    own_fd = -1;
-    /* A file opened again would be written from its beginning; and it makes nobody wait. */
-    if (on && fstat(STDERR_FILENO, &st) == 0 && (S_ISFIFO(st.st_mode) || S_ISCHR(st.st_mode)))
-        own_fd = open("/proc/self/fd/2", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-}
-
-void message_write(const char *at, size_t length)
-{
-    struct pollfd out = { STDERR_FILENO, POLLOUT, 0 };
-    ssize_t wrote = 0;
-    if (own_fd >= 0) {
-        wrote = write(own_fd, at, length);
-    } else if (!never_wait) {
-        wrote = write(STDERR_FILENO, at, length);
-    } else if (send(STDERR_FILENO, at, length, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 &&
-               errno == ENOTSOCK && poll(&out, 1, 0) == 1 && (out.revents & POLLOUT) != 0) {
-        wrote = write(STDERR_FILENO, at, length);
-    }
-    (void)wrote; /* nowhere else to say so */
+    if (!on && out.left_out > 0 && poll_says(END_PATIENCE_MS)) (void)say_left_out();
+    if (!on && out.fd >= 0) close(out.fd);
+    if (!on) out.fd = -1;
+    out.tried = false;
+    out.left_out = 0;
+    out.never_wait = on;
 }
 
 void say_text(const char *name, const struct text *text)
@@ -76,7 +113,7 @@ void say_text(const char *name, const struct text *text)
     /* A line that was cut still ends. */
     if (line.length == sizeof(line.data) - 1) line.length--;
     line.data[line.length++] = '\n';
-    message_write(line.data, line.length);
+    if (!say_left_out() || !message_write(line.data, line.length)) out.left_out++;
 }
 
 void say(const char *name, const char *format, ...)

@@ -24,10 +24,11 @@ enum exit_status {
 enum exit_status exit_status_of(belay_status status);
 
 /* While a lock is held, nothing waits for who reads standard error (a full pipe, a terminal after
- * Ctrl-S): no extension, and not the end of a command. A line that would is left out. */
+ * Ctrl-S): no extension, and not the end of a command. A line that would is left out and counted;
+ * the number is said before the next line that goes, or when this is switched off. */
 void message_never_wait(bool on);
-/* To standard error, as it is. */
-void message_write(const char *at, size_t length);
+/* To standard error, as it is: up to PIPE_BUF bytes. False: not all of it went. */
+bool message_write(const char *at, size_t length);
 
 /* "belay: NAME: what", one line, one write. `name` (a lock's; may be NULL) is escaped, the rest is
  * not. */

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <poll.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -104,10 +105,29 @@ static void acquire_signal(struct run *run, belay_request *request, int signal)
     belay_request_cancel(request);
 }
 
+/* `belay run x -- sh -c "belay run x -- ..."`: the outer one waits for its command, which waits for
+ * the lock. What CMD left in the background may do so with reason, so it is no error. The token
+ * tells a lock of that name in another place apart. True: it asked, which took time. */
+static bool warn_nested(struct run *run)
+{
+    const char *outer = getenv("BELAY_LOCK"), *token = getenv("BELAY_TOKEN");
+    belay_info info = { .size = (uint32_t)sizeof(info) };
+    belay_error err = BELAY_ERROR_INIT;
+
+    if (run->args->quiet || outer == NULL || token == NULL || strcmp(outer, run->name) != 0)
+        return false;
+    if (belay_inspect(run->client, run->name, &info, &err) == BELAY_OK && info.held &&
+        info.token == strtoull(token, NULL, 10))
+        say(run->name, "waiting for the lock that this command itself runs under (BELAY_LOCK): "
+                       "it is free when the outer `belay run` ends");
+    return true;
+}
+
 /* Waits until the acquire has called back. */
 static void acquire_wait(struct run *run, belay_request *request)
 {
     struct pollfd fds[2] = { { belay_fd(run->client), POLLIN, 0 }, { run->signals.fd, POLLIN, 0 } };
+    bool warned = run->args->no_wait || run->args->wait_ms == 0; /* or has no need to */
     int signal;
 
     for (;;) {
@@ -115,6 +135,10 @@ static void acquire_wait(struct run *run, belay_request *request)
         belay_status status = belay_dispatch(run->client);
         if (run->answered) return;
         if (status != BELAY_OK) break;
+        if (!warned) {
+            warned = true;
+            if (warn_nested(run)) continue;
+        }
         if (poll(fds, 2, wait_display_timeout(&run->display)) < 0 && errno != EINTR) break;
         while ((signal = signals_next(&run->signals)) != 0) acquire_signal(run, request, signal);
         if (!run->answered) wait_display_draw(&run->display, run->client);
@@ -169,6 +193,7 @@ static int acquire(struct run *run, int64_t ttl_ms)
     acquire_wait(run, request);
     wait_display_clear(&run->display);
     belay_request_free(request);
+    if (run->lock == NULL) message_never_wait(false);
 
     if (run->ended_by != 0) return EXIT_SIGNAL + run->ended_by;
     if (run->child.ended) return child_exit_status(&run->child);
@@ -235,10 +260,14 @@ static int open_and_hold(struct run *run)
     int64_t ttl_ms = args->ttl_ms >= 0 ? args->ttl_ms : (int64_t)belay_ttl_ms(run->client);
     int status = times_set(run, ttl_ms);
     if (status != EXIT_DONE) return status;
+    message_never_wait(true); /* the lock may be ours before we know */
     status = acquire(run, ttl_ms);
-    if (run->lock == NULL) return status;
-    if (status == EXIT_DONE) status = hold(run);
-    return release(run, status);
+    if (run->lock != NULL) {
+        if (status == EXIT_DONE) status = hold(run);
+        status = release(run, status);
+    }
+    message_never_wait(false);
+    return status;
 }
 
 int verb_run(const struct args *args)

@@ -89,8 +89,7 @@ void wait_display_draw(struct wait_display *display, belay *client)
     text_cut(&line, columns() - 1);
     text_init(&text);
     text_add(&text, "\r%s\033[K", line.data);
-    message_write(text.data, text.length);
-    display->shown = true;
+    display->shown = message_write(text.data, text.length) || display->shown;
     display->next_ms += TICK_MS;
     if (display->next_ms <= now) display->next_ms = now + TICK_MS;
 }
@@ -99,5 +98,5 @@ void wait_display_clear(struct wait_display *display)
 {
     if (!display->shown) return;
     display->shown = false;
-    message_write("\r\033[K", 4);
+    (void)message_write("\r\033[K", 4);
 }

@@ -148,6 +148,24 @@ t_a_verbose_wait_says_once_who_holds_it() {
     [ $ended = 0 ] && [ "$(grep -c waiting err2)" = 1 ] || fail "status $ended, $(cat err2)"
 }
 
+t_a_run_inside_its_own_lock_is_warned_about() {
+    status 75 belay run x -- "${B[@]}" run -w 200ms x -- touch ran
+    err_has '^belay: x: waiting for the lock that this command itself runs under'
+    status 75 belay run x -- "${B[@]}" run -q -w 200ms x -- touch ran
+    err_is ''
+    [ ! -e ran ] || fail "it ran"
+}
+
+t_a_lock_of_the_same_name_elsewhere_is_no_reason_to_warn() {
+    "${B[@]}" run x -- sh -c 'echo yes >ready; exec sleep 100' &
+    until_true "x is held" exists ready
+    elsewhere=("$BELAY_BIN" --config "sqlite://$dir/elsewhere.db")
+    status 75 "${elsewhere[@]}" run x -- "${B[@]}" run -w 200ms x -- true
+    ! grep -q 'itself' err || fail "$(cat err)"
+    status 0 belay run y -- "${elsewhere[@]}" run y -- true
+    err_is ''
+}
+
 t_names_are_escaped_on_standard_error() {
     "${B[@]}" run -- $'a\nb\e[31m%n' -- sleep 100 &
     until_true "it is held" sh -c '"$@" | grep -q a' sh "${B[@]}" list

@@ -126,18 +126,25 @@ t_a_wrapper_that_was_stopped_too_long_ends_the_command() {
     gone "$(cat pid)" 2>/dev/null || fail "it still runs"
 }
 
-# Nobody reads what belay says: it must not wait for a reader while the lock runs out.
-t_a_full_pipe_on_standard_error_holds_nothing_up() {
-    with_faults 'extend: { unavailable = 1.0; };'
+# A pipe that is full to its last byte, for 2>full; and emptied, from descriptor 9.
+full_pipe() {
     mkfifo full
     exec 9<>full
     python3 -c '
 import os
 os.set_blocking(9, False)
-try:
-    while os.write(9, b"x" * 512): pass
-except BlockingIOError:
-    pass'
+for size in 4096, 1:
+    try:
+        while os.write(9, b"x" * size): pass
+    except BlockingIOError:
+        pass
+os.set_blocking(9, True)'
+}
+
+# Nobody reads what belay says: it must not wait for a reader while the lock runs out.
+t_a_full_pipe_on_standard_error_holds_nothing_up() {
+    with_faults 'extend: { unavailable = 1.0; };'
+    full_pipe
     "${B[@]}" run -t 600ms x -- sh -c 'echo $$ >pid; exec sleep 100' 2>full 9>&- &
     wrapper=$!
     until_true "the command runs" exists pid
@@ -145,6 +152,83 @@ except BlockingIOError:
     until_true "belay ends" gone $wrapper
     ended $wrapper
     [ $ended = 79 ] || fail "status $ended"
+}
+
+t_with_standard_error_full_the_command_is_dead_before_the_lock_ends() {
+    status 0 belay run x -- true
+    full_pipe
+    "${B[@]}" run -t 1500ms x -- sh -c 'trap "" TERM; echo yes >ready; while :; do date +%s%N >>beats; done' 2>full 9>&- &
+    wrapper=$!
+    until_true "the command runs" exists ready
+    block_file
+    last_deadline=$(($(date +%s%N) + 1500000000))
+    until_true "belay ends" gone $wrapper
+    ended $wrapper
+    [ $ended = 79 ] || fail "status $ended"
+    unblock_file
+    status 0 belay run -w 20s x -- date +%s%N
+    last=$(grep -x '[0-9]\{19\}' beats | tail -n 1)
+    [ "$last" -lt $last_deadline ] || fail "the command outlived its lock"
+    [ "$(cat out)" -gt "$last" ] || fail "both held it"
+}
+
+t_lines_that_were_left_out_are_counted() {
+    with_faults 'extend: { unavailable = 1.0; };'
+    full_pipe
+    "${B[@]}" run -t 3s -k 1s x -- sh -c "trap 'echo yes >told' TERM; $to_the_end; $to_the_end" 2>full 9>&- &
+    wrapper=$!
+    until_true "the command is told" exists told
+    cat full >said 9>&- & # by now it has said, often, that it can't extend
+    exec 9>&-
+    ended $wrapper
+    [ $ended = 79 ] || fail "status $ended"
+    wait
+    grep -Eq '^x*belay: [1-9][0-9]* lines were left out: nobody was reading' said || fail "$(tail -c 999 said)"
+    grep -q 'killing the command' said || fail "$(tail -c 999 said)"
+}
+
+# as_nobody: B is another user's, and `become` a program that becomes root and sleeps, as sudo would
+# have it. Only root can play both; false: nobody can.
+as_nobody() {
+    B=(setpriv --reuid=65534 --regid=65534 --clear-groups "${B[@]}")
+    [ "$(id -u)" = 0 ] && chmod 755 . && chown 65534 . || return
+    "${B[@]}" version >out 2>&1 || return # the build is out of its reach
+    cp "$(readlink -f /usr/bin/python3)" become
+    chmod 4755 become
+    cat >root.py <<'PY'
+import os, time
+os.setresuid(0, 0, 0)
+open("pid", "w").write(str(os.getpid()))
+time.sleep(100)
+PY
+}
+
+t_a_command_that_is_beyond_us_is_reported() {
+    as_nobody || return 0
+    "${B[@]}" run -t 600ms x -- ./become root.py 2>err2 &
+    wrapper=$!
+    until_true "the command runs" exists pid
+    kill -USR1 $wrapper
+    until_true "a signal that came to nothing is told" \
+        grep -q "signal $(kill -l USR1) did not reach the command: Operation not permitted" err2
+    status 0 belay break --yes x
+    until_true "it is told" \
+        grep -q "can't be signalled (Operation not permitted): it goes on WITHOUT the lock" err2
+    kill -KILL "$(cat pid)"
+    ended $wrapper
+    [ $ended = 79 ] || fail "status $ended"
+}
+
+t_what_is_left_of_a_command_and_beyond_us_is_reported() {
+    as_nobody || return 0
+    "${B[@]}" run -t 600ms x -- sh -c './become root.py & wait' 2>err2 &
+    wrapper=$!
+    until_true "the command runs" exists pid
+    status 0 belay break --yes x
+    ended $wrapper
+    [ $ended = 79 ] || fail "status $ended"
+    grep -q "another user's processes are left of it" err2 || fail "$(cat err2)"
+    kill -KILL "$(cat pid)"
 }
 
 t_a_command_does_not_begin_with_the_rest_of_a_lock() {

@@ -165,9 +165,12 @@ def test_ctrl_c_while_waiting_gives_up(s):
     s.run("kill %1; wait", 0)
 
 
+def where(s):
+    return os.environ.get("WHERE", "sqlite://" + s.folder + "/locks.db")
+
+
 def held(s, name):
-    where = os.environ.get("WHERE", "sqlite://" + s.folder + "/locks.db")
-    out = subprocess.run([BELAY, "--config", where, "status", name], capture_output=True, text=True)
+    out = subprocess.run([BELAY, "--config", where(s), "status", name], capture_output=True, text=True)
     return "held by" in out.stdout
 
 
@@ -273,6 +276,44 @@ def test_in_a_pipeline_the_command_gets_the_terminal_when_it_asks(s):
     s.line("$B run x -- sh -c 'read word </dev/tty; echo got:$word' | cat")
     s.line("key")
     s.expect("got:key")
+    s.expect("ready> ")
+
+
+def gone(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def test_after_ctrl_s_a_lost_lock_ends_the_command(s):
+    s.line("$B run -t 600ms x -- sh -c 'echo $$ >pid; exec sleep 100'")
+    s.wait_for("the command runs", lambda: os.path.exists(s.path("pid")) and os.path.getsize(s.path("pid")))
+    pid = int(open(s.path("pid")).read())
+    s.send("\x13")
+    subprocess.run([BELAY, "--config", where(s), "break", "--yes", "x"], check=True, capture_output=True)
+    s.wait_for("the command is gone", lambda: gone(pid))
+    s.send("\x11")
+    s.expect("ready> ")
+    s.run("(exit $?)", 79)
+
+
+def test_after_ctrl_s_a_wait_goes_on(s):
+    os.mkfifo(s.path("go"))
+    s.line("$B run x -- sleep 100 &")
+    s.expect("ready> ")
+    s.wait_for("x is held", lambda: held(s, "x"))
+    s.line("read word <go; $B run x -- touch ran")
+    s.expect("touch ran\r\n")
+    with open(s.path("go"), "w") as go:
+        s.send("\x13")
+        go.write("word\n")
+    began = time.monotonic()
+    s.wait_for("the time of the first line", lambda: time.monotonic() > began + 1.5)
+    subprocess.run(["pkill", "-P", str(s.pid), "--oldest"], check=True)
+    s.wait_for("the command runs", lambda: os.path.exists(s.path("ran")))
+    s.send("\x11")
     s.expect("ready> ")
 
 
