@@ -295,7 +295,7 @@ static void attempt_settled(belay_op *op, belay_status status)
 
 /* ------------------------------------------------------------------ the beginning */
 
-void belay__acquire_begin(belay_request *request)
+void belay__acquire_prepare(belay_request *request)
 {
     belay *client = request->client;
     belay_lock *lock = request->lock;
@@ -304,8 +304,6 @@ void belay__acquire_begin(belay_request *request)
     request->attempt.fn = attempt_deferred;
     request->wait.woken = woken;
     request->status = BELAY_HELD;
-    belay_link_append(&client->requests, &request->all);
-
     op->backend = client->root;
     op->key = (belay_str){ lock->key, lock->key_length };
     op->name = (belay_str){ lock->key + lock->prefix_length,
@@ -317,6 +315,14 @@ void belay__acquire_begin(belay_request *request)
     op->at_least = request->at_least;
 
     request->hash = belay__names_hash(op->key.at, op->key.length);
+}
+
+void belay__acquire_begin(belay_request *request)
+{
+    belay *client = request->client;
+    belay_op *op = &request->op;
+    belay_link_append(&client->requests, &request->all);
+
     belay_request *head = belay__names_head(client, op->key.at, op->key.length, request->hash);
     if (head == NULL) {
         attempt(request);

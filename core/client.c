@@ -365,6 +365,7 @@ static void request_prepare(belay_request *request, belay_lock *lock, const bela
     request->wait_until_ns = INT64_MAX;
     if (options->label != NULL)
         snprintf(request->label, sizeof request->label, "%s", options->label);
+    belay__acquire_prepare(request);
     if (request->try_once) return;
     request->wait.since_ns = belay__loop_now(&client->loop);
     if (options->wait_ms > 0)

@@ -251,6 +251,7 @@ belay_status belay__request_started(belay_request *request, belay_request **out)
 belay_request *belay__request_new(belay *client, belay_done_fn *done, void *arg);
 
 /* Acquire (acquire.c): what the request needs is checked and copied, then it begins. */
+void belay__acquire_prepare(belay_request *request); /* without the monitor */
 void belay__acquire_begin(belay_request *request);
 void belay__acquire_end(belay_request *request, belay_status with); /* from outside */
 /* A release of that key was begun by this client: its first waiter may try, right behind it. */

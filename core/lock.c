@@ -124,10 +124,6 @@ void belay__lock_begin(belay_lock *lock, belay_op *op)
     belay *client = lock->client;
     lock->grant = op->grant;
     op->grant = NULL;
-    if (lock->grant != NULL) {
-        lock->grant->holder = lock;
-        lock->grant->told = grant_told;
-    }
     lock->token = op->token;
     atomic_store_explicit(&lock->scope, (uint8_t)op->scope, memory_order_relaxed);
     int64_t deadline = belay__deadline(op->sent_ns, lock->ttl_ms);
@@ -135,6 +131,7 @@ void belay__lock_begin(belay_lock *lock, belay_op *op)
     if (lock->kept) lock->next_ns = op->sent_ns + (int64_t)lock->every_ms * BELAY__MS;
     belay_link_append(&client->locks, &lock->all);
     belay__keeper_arm(lock);
+    if (lock->grant != NULL) belay_grant_listen(lock->grant, lock, grant_told);
 }
 
 /* ------------------------------------------------------------------ extend */
@@ -372,6 +369,8 @@ belay_status belay_release(belay_lock *lock, belay_error *err)
     belay_status status = lock_check(lock, err);
     if (status != BELAY_OK) return status;
     belay *client = lock->client;
+    belay_request request;
+    belay__request_init(&request, client);
     belay__loop_enter(&client->loop);
     if (client->closing) return release_closed(lock, err);
     int64_t now;
@@ -379,8 +378,6 @@ belay_status belay_release(belay_lock *lock, belay_error *err)
         belay__loop_leave(&client->loop);
         return status;
     }
-    belay_request request;
-    belay__request_init(&request, client);
     release_send(&request, lock, now);
     return belay__request_wait(&request, err);
 }

@@ -9,7 +9,7 @@ enum {
     LOCKED = BELAY__MONITOR_LOCKED,
     WAKING = BELAY__MONITOR_WAKING,
     SLEEPER = BELAY__MONITOR_SLEEPER,
-    SPINS = 8
+    SPINS = 5
 };
 
 static void pause_times(int times)
@@ -48,7 +48,7 @@ void belay__monitor_lock_slow(struct belay__monitor *monitor)
                                                       memory_order_acquire, memory_order_relaxed))
                 return;
         } else if (spins < SPINS) {
-            pause_times(4 << spins++);
+            pause_times(256 << spins++); /* seldom: each look takes the line from the holder */
             word = atomic_load_explicit(&monitor->word, memory_order_relaxed);
         } else if (atomic_compare_exchange_weak_explicit(&monitor->word, &word,
                                                          (word + SLEEPER) & keep,

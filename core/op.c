@@ -140,12 +140,37 @@ void belay_wait_wake(belay_wait *wait)
     if (wait->woken != NULL) wait->woken(wait);
 }
 
+static void grant_tell(belay_grant *grant, belay_status status, belay_scope scope, int64_t deadline_ns,
+                       const char *why)
+{
+    if (grant->told != NULL) {
+        grant->told(grant, status, scope, deadline_ns, why);
+    } else if (!grant->early || grant->early_status == BELAY_OK) { /* a loss is the last word */
+        grant->early = true;
+        grant->early_status = status;
+        grant->early_scope = scope;
+        grant->early_deadline_ns = deadline_ns;
+    }
+}
+
 void belay_grant_changed(belay_grant *grant, belay_scope scope, int64_t deadline_ns)
 {
-    if (grant->told != NULL) grant->told(grant, BELAY_OK, scope, deadline_ns, "");
+    grant_tell(grant, BELAY_OK, scope, deadline_ns, "");
 }
 
 void belay_grant_lost(belay_grant *grant, const char *why)
 {
-    if (grant->told != NULL) grant->told(grant, BELAY_LOST, BELAY_SCOPE_ANY, 0, why);
+    grant_tell(grant, BELAY_LOST, BELAY_SCOPE_ANY, 0, why);
+}
+
+void belay_grant_listen(belay_grant *grant, void *holder,
+                        void (*told)(belay_grant *grant, belay_status status, belay_scope scope,
+                                     int64_t deadline_ns, const char *why))
+{
+    grant->holder = holder;
+    grant->told = told;
+    if (!grant->early) return;
+    grant->early = false;
+    told(grant, grant->early_status, grant->early_scope, grant->early_deadline_ns,
+         "the place lost it before it was handed over");
 }

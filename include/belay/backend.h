@@ -245,15 +245,25 @@ typedef struct belay_str {
 
 /* What a backend remembers of a success, so that extend and release go where it came from. The backend
  * allocates it, leaves it in op->grant on OK (or leaves NULL: it needs none), and frees it in `drop`,
- * which core calls exactly once, when no op uses it any more. `told` and `holder` are set by who received it. */
+ * which core calls exactly once, when no op uses it any more. Zero it. `told` and `holder` are set by who received it; what
+ * is told before that is kept in the last four. */
 struct belay_grant {
     void (*told)(belay_grant *grant, belay_status status, belay_scope scope, int64_t deadline_ns,
                  const char *why);
     void *holder;
+    bool early;
+    belay_status early_status;
+    belay_scope early_scope;
+    int64_t early_deadline_ns;
 };
-/* Told upward, at any time between OK and drop: the scope or the deadline changed; or it is lost. */
+/* Told upward, at any time between settling OK and drop: the scope or the deadline changed; or it is lost. */
 BELAY_API void belay_grant_changed(belay_grant *grant, belay_scope scope, int64_t deadline_ns);
 BELAY_API void belay_grant_lost(belay_grant *grant, const char *why);
+/* For who received a grant (a composite): from now on `told` hears of it, and at once of what it missed. */
+BELAY_API void belay_grant_listen(belay_grant *grant, void *holder,
+                                  void (*told)(belay_grant *grant, belay_status status,
+                                               belay_scope scope, int64_t deadline_ns,
+                                               const char *why));
 
 /* One blocked acquire, across its attempts. A backend may hang state on it until `unwait`, and calls
  * belay_wait_wake when another attempt may succeed. A wake is a hint, and sticky from the moment an attempt is
