@@ -1,11 +1,12 @@
 /* memory.c - locks in this process: the reference. Read it first.
  *
- * A place is a hash table of the locks that are held. A client has a place of its own, or shares one by its `name` with
- * the other clients of the process; shared places stand in one static table, under its mutex.
+ * A place is a hash table of the locks that are held. A client has a place of its own, or shares
+ * one by its `name` with the other clients of the process; shared places stand in one static table,
+ * under its mutex.
  *
- * Every verb settles before it returns, so there is nothing to cancel. A lock whose time has run out is free: it is found
- * so by whoever comes next. A refused waiter of another client is woken by a poke when a lock is let go; a waiter of the
- * same client is core's own business. */
+ * Every verb settles before it returns, so there is nothing to cancel. A lock whose time has run
+ * out is free: it is found so by whoever comes next. A refused waiter of another client is woken by
+ * a poke when a lock is let go; a waiter of the same client is core's own business. */
 #include <belay/backend.h>
 #include <pthread.h>
 #include <string.h>
@@ -122,7 +123,8 @@ out:
 
 /* ------------------------------------------------------------------ waking others */
 
-/* Something was let go: the other clients of the place may try again. Called with the place locked. */
+/* Something was let go: the other clients of the place may try again. Called with the place locked.
+ */
 static void wake_others(struct memory *m)
 {
     if (!m->place->shared) return;
@@ -159,7 +161,8 @@ static void memory_acquire(belay_backend *base, belay_op *op)
     struct held **at = find(place, op->key, hash);
     if (*at != NULL && (*at)->until_ns > now) {
         op->held_for_ns = (*at)->until_ns - now;
-        if (op->wait != NULL && !belay_linked(&op->wait->link)) belay_link_append(&m->waits, &op->wait->link);
+        if (op->wait != NULL && !belay_linked(&op->wait->link))
+            belay_link_append(&m->waits, &op->wait->link);
         place_unlock(place);
         belay_op_settle(op, BELAY_HELD);
         return;
@@ -192,7 +195,8 @@ static void memory_acquire(belay_backend *base, belay_op *op)
 static struct held **find_own(struct memory *m, const belay_op *op)
 {
     struct held **at = find(m->place, op->key, hash_of(op->key));
-    if (*at == NULL || (*at)->until_ns <= op->sent_ns || strcmp((*at)->owner, op->owner) != 0) return NULL;
+    if (*at == NULL || (*at)->until_ns <= op->sent_ns || strcmp((*at)->owner, op->owner) != 0)
+        return NULL;
     return at;
 }
 
@@ -242,7 +246,8 @@ static void memory_inspect(belay_backend *base, belay_op *op)
     struct memory *m = belay_container_of(base, struct memory, base);
     place_lock(m->place);
     const struct held *held = *find(m->place, op->key, hash_of(op->key));
-    if (held != NULL && held->until_ns > op->sent_ns) describe(held, op->sent_ns, op->name.at, op->info);
+    if (held != NULL && held->until_ns > op->sent_ns)
+        describe(held, op->sent_ns, op->name.at, op->info);
     place_unlock(m->place);
     belay_op_settle(op, BELAY_OK);
 }
@@ -253,7 +258,8 @@ static void memory_list(belay_backend *base, belay_op *op)
     belay_status status = BELAY_OK;
     place_lock(m->place);
     for (size_t i = 0; i < m->place->bucket_count && status == BELAY_OK; i++) {
-        for (const struct held *held = m->place->buckets[i]; held != NULL && status == BELAY_OK; held = held->next) {
+        for (const struct held *held = m->place->buckets[i]; held != NULL && status == BELAY_OK;
+             held = held->next) {
             const char *name = belay_env_strip(m->env, held->key);
             if (held->until_ns <= op->sent_ns || name == NULL) continue;
             belay_info info = { .size = sizeof info };
@@ -306,8 +312,8 @@ static struct place *place_find(belay_env *env, const char *name)
     return place_new(env, name);
 }
 
-static belay_status memory_create(belay_backend **out, belay_env *env, const belay_settings *settings,
-                                  belay_error *err)
+static belay_status memory_create(belay_backend **out, belay_env *env,
+                                  const belay_settings *settings, belay_error *err)
 {
     const char *name = belay_settings_string(settings, "name");
     struct memory *m = belay_env_alloc(env, sizeof *m);
@@ -341,8 +347,10 @@ static void memory_destroy(belay_backend *base)
 }
 
 static const belay_setting_spec memory_settings[] = {
-    { .key = "name", .type = BELAY_SETTING_STRING,
-      .help = "clients of this process that give the same name share their locks; none: this client alone" },
+    { .key = "name",
+      .type = BELAY_SETTING_STRING,
+      .help = "clients of this process that give the same name share their locks; none: this "
+              "client alone" },
     { 0 },
 };
 

@@ -140,8 +140,8 @@ void belay_wait_wake(belay_wait *wait)
     if (wait->woken != NULL) wait->woken(wait);
 }
 
-static void grant_tell(belay_grant *grant, belay_status status, belay_scope scope, int64_t deadline_ns,
-                       const char *why)
+static void grant_tell(belay_grant *grant, belay_status status, belay_scope scope,
+                       int64_t deadline_ns, const char *why)
 {
     if (grant->told != NULL) {
         grant->told(grant, status, scope, deadline_ns, why);

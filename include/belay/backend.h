@@ -1,17 +1,18 @@
 /* backend.h - for who writes a backend: a place where locks are kept.
  *
  * A backend is one `const` table of functions and one object for each place of the config file. The
- * shortest needs create, destroy, acquire, release and extend, each settling its op before it returns
- * (examples/slot_backend.c; backends/memory.c is the reference). docs/writing-a-backend.md walks
- * through one.
+ * shortest needs create, destroy, acquire, release and extend, each settling its op before it
+ * returns (examples/slot_backend.c; backends/memory.c is the reference). docs/writing-a-backend.md
+ * walks through one.
  *
- * The world of a backend is its `belay_env`: clock, randomness, memory, timers, descriptors, worker,
- * log. It calls no clock, no sleep and no poll by itself, so that a test can turn the clock.
+ * The world of a backend is its `belay_env`: clock, randomness, memory, timers, descriptors,
+ * worker, log. It calls no clock, no sleep and no poll by itself, so that a test can turn the
+ * clock.
  *
- * Threads: every function of the table runs with the client's monitor held. It is single-threaded code:
- * no locks, and it must not block (SQLite's short transactions are the stated exception). All functions
- * below are to be called with the monitor held, that is, from within the table's functions and the
- * callbacks they arm, unless they say otherwise.
+ * Threads: every function of the table runs with the client's monitor held. It is single-threaded
+ * code: no locks, and it must not block (SQLite's short transactions are the stated exception). All
+ * functions below are to be called with the monitor held, that is, from within the table's
+ * functions and the callbacks they arm, unless they say otherwise.
  */
 #ifndef BELAY_BACKEND_H
 #define BELAY_BACKEND_H
@@ -45,9 +46,18 @@ typedef struct belay_link {
     struct belay_link *next, *prev;
 } belay_link;
 
-static inline void belay_links_init(belay_link *head) { head->next = head->prev = head; }
-static inline bool belay_links_empty(const belay_link *head) { return head->next == head; }
-static inline bool belay_linked(const belay_link *link) { return link->next != NULL; }
+static inline void belay_links_init(belay_link *head)
+{
+    head->next = head->prev = head;
+}
+static inline bool belay_links_empty(const belay_link *head)
+{
+    return head->next == head;
+}
+static inline bool belay_linked(const belay_link *link)
+{
+    return link->next != NULL;
+}
 static inline void belay_link_append(belay_link *head, belay_link *link)
 {
     link->prev = head->prev;
@@ -80,9 +90,10 @@ typedef enum belay_setting_type {
     BELAY_SETTING_BACKENDS  /* ( "a", "b" ): names or URLs */
 } belay_setting_type;
 
-/* One key of a backend's part of the config file. A dot makes a group: "tls.ca" is `tls: { ca = ...; }`.
- * Core checks type and range, suggests the nearest key for an unknown one, and documents it. An array
- * of these ends with a zeroed one. `timeout` is core's own and every backend has it. */
+/* One key of a backend's part of the config file. A dot makes a group: "tls.ca" is `tls: { ca =
+ * ...; }`. Core checks type and range, suggests the nearest key for an unknown one, and documents
+ * it. An array of these ends with a zeroed one. `timeout` is core's own and every backend has it.
+ */
 typedef struct belay_setting_spec {
     const char *key;
     belay_setting_type type;
@@ -93,22 +104,26 @@ typedef struct belay_setting_spec {
     const char *help; /* one line */
 } belay_setting_spec;
 
-/* The value of a key, or its default. Asking for a key that the table does not have, or as another type
- * than it has, is a bug in the backend: aborts in debug builds, otherwise gives NULL, 0 or false.
- * Strings and children are owned by core: strings live until create returns, child backends until the
- * asking backend was destroyed. */
-BELAY_API const char *belay_settings_string(const belay_settings *s, const char *key); /* may be NULL */
-BELAY_API int64_t belay_settings_integer(const belay_settings *s, const char *key); /* MODE as well */
+/* The value of a key, or its default. Asking for a key that the table does not have, or as another
+ * type than it has, is a bug in the backend: aborts in debug builds, otherwise gives NULL, 0 or
+ * false. Strings and children are owned by core: strings live until create returns, child backends
+ * until the asking backend was destroyed. */
+BELAY_API const char *belay_settings_string(const belay_settings *s,
+                                            const char *key); /* may be NULL */
+BELAY_API int64_t belay_settings_integer(const belay_settings *s,
+                                         const char *key); /* MODE as well */
 BELAY_API double belay_settings_real(const belay_settings *s, const char *key);
 BELAY_API bool belay_settings_boolean(const belay_settings *s, const char *key);
 BELAY_API int64_t belay_settings_duration_ms(const belay_settings *s, const char *key);
-BELAY_API size_t belay_settings_count(const belay_settings *s, const char *key); /* of a list; 0 or 1 else */
+BELAY_API size_t belay_settings_count(const belay_settings *s,
+                                      const char *key); /* of a list; 0 or 1 else */
 BELAY_API const char *belay_settings_item(const belay_settings *s, const char *key, size_t i);
 BELAY_API belay_backend *belay_settings_backend(const belay_settings *s, const char *key, size_t i);
-BELAY_API bool belay_settings_given(const belay_settings *s, const char *key); /* written by the user? */
+BELAY_API bool belay_settings_given(const belay_settings *s,
+                                    const char *key); /* written by the user? */
 /* Fills err with CONFIG and "FILE:LINE: KEY: text" for that key; returns BELAY_CONFIG. */
-BELAY_API belay_status belay_settings_wrong(const belay_settings *s, const char *key, belay_error *err,
-                                            const char *format, ...)
+BELAY_API belay_status belay_settings_wrong(const belay_settings *s, const char *key,
+                                            belay_error *err, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 
 /* ------------------------------------------------------------------ the env */
@@ -122,7 +137,7 @@ BELAY_API uint32_t belay_env_random_below(belay_env *env, uint32_t bound); /* 0 
 /* Zeroed memory, or NULL. Free with belay_env_free (NULL allowed). */
 BELAY_API void *belay_env_alloc(belay_env *env, size_t size);
 BELAY_API void belay_env_free(belay_env *env, void *memory);
-BELAY_API const char *belay_env_name(const belay_env *env);   /* this backend's name in the config */
+BELAY_API const char *belay_env_name(const belay_env *env); /* this backend's name in the config */
 BELAY_API const char *belay_env_prefix(const belay_env *env); /* the config's `prefix` */
 BELAY_API bool belay_env_fencing(const belay_env *env);       /* the config's `fencing` */
 BELAY_API bool belay_env_threads(const belay_env *env);       /* may the library start threads? */
@@ -140,15 +155,15 @@ static inline uint64_t belay_env_proposal(belay_env *env)
 /* The name in a key, or NULL if the key does not begin with this config's prefix. */
 BELAY_API const char *belay_env_strip(const belay_env *env, const char *key);
 
-/* A timer: embed one, init it, arm it. Arming an armed timer moves it. It fires once, with the monitor
- * held. Neither can fail. Disarm before freeing. */
+/* A timer: embed one, init it, arm it. Arming an armed timer moves it. It fires once, with the
+ * monitor held. Neither can fail. Disarm before freeing. */
 typedef struct belay_timer belay_timer;
 typedef void belay_timer_fn(belay_timer *timer);
 struct belay_timer {
     belay_timer_fn *fn;
     int64_t due_ns;
     struct belay_timer *child, *next, **link; /* the engine's: a pairing heap */
-    uint32_t depth;                           /* of two that are due together the deeper fires first */
+    uint32_t depth; /* of two that are due together the deeper fires first */
 };
 static inline void belay_timer_init(belay_timer *timer, belay_timer_fn *fn)
 {
@@ -158,12 +173,15 @@ static inline void belay_timer_init(belay_timer *timer, belay_timer_fn *fn)
     timer->link = NULL;
     timer->depth = 0;
 }
-static inline bool belay_timer_armed(const belay_timer *timer) { return timer->link != NULL; }
+static inline bool belay_timer_armed(const belay_timer *timer)
+{
+    return timer->link != NULL;
+}
 BELAY_API void belay_timer_arm(belay_env *env, belay_timer *timer, int64_t due_ns);
 BELAY_API void belay_timer_disarm(belay_env *env, belay_timer *timer);
 
-/* A descriptor: `fn` is called with epoll's events (EPOLLIN ...), level-triggered, monitor held. The
- * descriptor stays the backend's to close, after belay_watch_remove. OK or NOMEM. */
+/* A descriptor: `fn` is called with epoll's events (EPOLLIN ...), level-triggered, monitor held.
+ * The descriptor stays the backend's to close, after belay_watch_remove. OK or NOMEM. */
 typedef struct belay_watch belay_watch;
 typedef void belay_watch_fn(belay_watch *watch, uint32_t events);
 struct belay_watch {
@@ -177,8 +195,8 @@ BELAY_API belay_status belay_watch_add(belay_env *env, belay_watch *watch, int f
 BELAY_API belay_status belay_watch_change(belay_env *env, belay_watch *watch, uint32_t events);
 BELAY_API void belay_watch_remove(belay_env *env, belay_watch *watch); /* not added: does nothing */
 
-/* A task runs once, soon: after the call that posted it, before the loop sleeps. So that writes of many
- * callers batch. Posting a posted task does nothing. Zero it and set fn. */
+/* A task runs once, soon: after the call that posted it, before the loop sleeps. So that writes of
+ * many callers batch. Posting a posted task does nothing. Zero it and set fn. */
 typedef struct belay_task belay_task;
 typedef void belay_task_fn(belay_task *task);
 struct belay_task {
@@ -188,9 +206,9 @@ struct belay_task {
 BELAY_API void belay_task_post(belay_env *env, belay_task *task);
 BELAY_API void belay_task_drop(belay_env *env, belay_task *task);
 
-/* A poke makes this client's loop call `fn`, soon, with the monitor held. belay_poke may be called from any
- * thread, with any other lock held, at any time between init and fini: two atomic writes and perhaps an
- * eventfd's. Several pokes may be one call. */
+/* A poke makes this client's loop call `fn`, soon, with the monitor held. belay_poke may be called
+ * from any thread, with any other lock held, at any time between init and fini: two atomic writes
+ * and perhaps an eventfd's. Several pokes may be one call. */
 typedef struct belay_poke belay_poke;
 typedef void belay_poke_fn(belay_poke *poke);
 struct belay_poke {
@@ -204,10 +222,11 @@ BELAY_API void belay_poke_init(belay_env *env, belay_poke *poke, belay_poke_fn *
 BELAY_API void belay_poke_raise(belay_poke *poke);
 BELAY_API void belay_poke_fini(belay_poke *poke);
 
-/* What must block (resolving a name) goes to the client's worker thread: `work` runs there, unlocked, and
- * must touch nothing but `job`; then `done` runs with the monitor held. Embed the job in memory that lives
- * until `done`. A stuck worker is abandoned at close: then `done` is never called and `forget` (may be NULL)
- * is, on whatever thread ends last, to free the job. UNSUPPORTED with BELAY_DISPATCH; NOMEM. */
+/* What must block (resolving a name) goes to the client's worker thread: `work` runs there,
+ * unlocked, and must touch nothing but `job`; then `done` runs with the monitor held. Embed the job
+ * in memory that lives until `done`. A stuck worker is abandoned at close: then `done` is never
+ * called and `forget` (may be NULL) is, on whatever thread ends last, to free the job. UNSUPPORTED
+ * with BELAY_DISPATCH; NOMEM. */
 typedef struct belay_job belay_job;
 struct belay_job {
     void (*work)(belay_job *job);
@@ -243,10 +262,10 @@ typedef struct belay_str {
     size_t length;
 } belay_str;
 
-/* What a backend remembers of a success, so that extend and release go where it came from. The backend
- * allocates it, leaves it in op->grant on OK (or leaves NULL: it needs none), and frees it in `drop`,
- * which core calls exactly once, when no op uses it any more. Zero it. `told` and `holder` are set by who received it; what
- * is told before that is kept in the last four. */
+/* What a backend remembers of a success, so that extend and release go where it came from. The
+ * backend allocates it, leaves it in op->grant on OK (or leaves NULL: it needs none), and frees it
+ * in `drop`, which core calls exactly once, when no op uses it any more. Zero it. `told` and
+ * `holder` are set by who received it; what is told before that is kept in the last four. */
 struct belay_grant {
     void (*told)(belay_grant *grant, belay_status status, belay_scope scope, int64_t deadline_ns,
                  const char *why);
@@ -256,18 +275,20 @@ struct belay_grant {
     belay_scope early_scope;
     int64_t early_deadline_ns;
 };
-/* Told upward, at any time between settling OK and drop: the scope or the deadline changed; or it is lost. */
+/* Told upward, at any time between settling OK and drop: the scope or the deadline changed; or it
+ * is lost. */
 BELAY_API void belay_grant_changed(belay_grant *grant, belay_scope scope, int64_t deadline_ns);
 BELAY_API void belay_grant_lost(belay_grant *grant, const char *why);
-/* For who received a grant (a composite): from now on `told` hears of it, and at once of what it missed. */
+/* For who received a grant (a composite): from now on `told` hears of it, and at once of what it
+ * missed. */
 BELAY_API void belay_grant_listen(belay_grant *grant, void *holder,
                                   void (*told)(belay_grant *grant, belay_status status,
                                                belay_scope scope, int64_t deadline_ns,
                                                const char *why));
 
-/* One blocked acquire, across its attempts. A backend may hang state on it until `unwait`, and calls
- * belay_wait_wake when another attempt may succeed. A wake is a hint, and sticky from the moment an attempt is
- * sent. `link`, `data` and `number` are the backend's own. */
+/* One blocked acquire, across its attempts. A backend may hang state on it until `unwait`, and
+ * calls belay_wait_wake when another attempt may succeed. A wake is a hint, and sticky from the
+ * moment an attempt is sent. `link`, `data` and `number` are the backend's own. */
 struct belay_wait {
     belay_link link;
     void *data;
@@ -278,33 +299,34 @@ struct belay_wait {
 };
 BELAY_API void belay_wait_wake(belay_wait *wait);
 
-/* One attempt of one verb: started now, settled once, later. Where it lives is the starter's business; it is valid
- * until it has settled. */
+/* One attempt of one verb: started now, settled once, later. Where it lives is the starter's
+ * business; it is valid until it has settled. */
 struct belay_op {
     /* In. */
     belay_verb verb;
-    belay_str key;           /* prefix + name: what to store the lock under */
-    belay_str name;          /* the name alone: for messages */
-    const char *owner;       /* 32 hexadecimal digits and NUL. BREAK: of the holder that was seen */
-    const char *label;       /* "" if none */
-    uint32_t ttl_ms;         /* acquire, extend */
-    int32_t also_pid;        /* acquire: another process that holds too, or 0 */
-    bool detached;           /* acquire: not tied to this process */
-    belay_scope at_least;    /* acquire: the smallest scope that will do */
-    int64_t settle_by_ns;    /* core calls cancel then */
-    belay_wait *wait;        /* acquire: NULL tries once; otherwise a refusal may leave a waiter behind */
-    uint64_t token_floor;    /* acquire: the token must be larger */
+    belay_str key;        /* prefix + name: what to store the lock under */
+    belay_str name;       /* the name alone: for messages */
+    const char *owner;    /* 32 hexadecimal digits and NUL. BREAK: of the holder that was seen */
+    const char *label;    /* "" if none */
+    uint32_t ttl_ms;      /* acquire, extend */
+    int32_t also_pid;     /* acquire: another process that holds too, or 0 */
+    bool detached;        /* acquire: not tied to this process */
+    belay_scope at_least; /* acquire: the smallest scope that will do */
+    int64_t settle_by_ns; /* core calls cancel then */
+    belay_wait *wait; /* acquire: NULL tries once; otherwise a refusal may leave a waiter behind */
+    uint64_t token_floor; /* acquire: the token must be larger */
     /* In and out. */
-    belay_grant *grant;      /* out of acquire; into extend and release */
+    belay_grant *grant; /* out of acquire; into extend and release */
     /* Out. */
-    int64_t sent_ns;         /* core stamps it at the start; a leaf may move it to when the first byte left */
-    uint64_t token;          /* acquire, extend */
-    belay_scope scope;       /* core fills the table's; a backend may say less */
-    int64_t held_for_ns;     /* HELD: how long the holder's TTL still runs; -1: not known */
+    int64_t
+        sent_ns; /* core stamps it at the start; a leaf may move it to when the first byte left */
+    uint64_t token;      /* acquire, extend */
+    belay_scope scope;   /* core fills the table's; a backend may say less */
+    int64_t held_for_ns; /* HELD: how long the holder's TTL still runs; -1: not known */
     belay_cause cause;
-    belay_info *info;        /* INSPECT: fill it (core zeroed it and set name) */
-    bool unsure_release;     /* RELEASE that settles LOST: an earlier try may have done it */
-    belay_error *error;      /* where belay_op_fail puts the text; may be NULL */
+    belay_info *info;    /* INSPECT: fill it (core zeroed it and set name) */
+    bool unsure_release; /* RELEASE that settles LOST: an earlier try may have done it */
+    belay_error *error;  /* where belay_op_fail puts the text; may be NULL */
     /* The backend's own, until it settles. */
     belay_link link;
     void *data;
@@ -321,8 +343,9 @@ struct belay_op {
     void *sink;    /* LIST, DIAGNOSE: where entries go */
 };
 
-/* Settles the op: only queues; what waits on it runs after the stack has unwound. Legal inside the verb itself. Exactly
- * once: a second time aborts in debug builds and is ignored and logged in release ones. */
+/* Settles the op: only queues; what waits on it runs after the stack has unwound. Legal inside the
+ * verb itself. Exactly once: a second time aborts in debug builds and is ignored and logged in
+ * release ones. */
 BELAY_API void belay_op_settle(belay_op *op, belay_status status);
 /* The same with the reason: one line, without the node; `node` may be NULL. */
 BELAY_API void belay_op_fail(belay_op *op, belay_status status, belay_cause cause, const char *node,
@@ -333,11 +356,12 @@ BELAY_API belay_status belay_op_emit(belay_op *op, const belay_info *info);
 BELAY_API belay_status belay_op_find(belay_op *op, belay_severity severity, const char *check,
                                      const char *advice, const char *format, ...)
     __attribute__((format(printf, 5, 6)));
-/* For composites. Init a child from its parent (all of In is copied, and so are `error`, `info` and `sink`: give a child that
- * may outlive its parent its own, or NULL; wait and grant are NULL), change what differs, start
- * it; `done` is called with the monitor held when it has settled and the stack is unwound. settle_by becomes the smaller
- * of the parent's and now + the child's timeout. A child may be started later than its parent began, and with
- * parent NULL (a give-back): belay_op_init_child still takes the op to copy from. */
+/* For composites. Init a child from its parent (all of In is copied, and so are `error`, `info` and
+ * `sink`: give a child that may outlive its parent its own, or NULL; wait and grant are NULL),
+ * change what differs, start it; `done` is called with the monitor held when it has settled and the
+ * stack is unwound. settle_by becomes the smaller of the parent's and now + the child's timeout. A
+ * child may be started later than its parent began, and with parent NULL (a give-back):
+ * belay_op_init_child still takes the op to copy from. */
 BELAY_API void belay_op_init_child(belay_op *child, const belay_op *parent);
 BELAY_API void belay_op_start(belay_op *child, belay_backend *backend, belay_op *parent,
                               void (*done)(belay_op *child, belay_status status));
@@ -346,7 +370,8 @@ BELAY_API void belay_op_cancel(belay_op *op);
 
 /* Fills err (which may be NULL); returns status. `node` may be NULL. Any thread. */
 BELAY_API belay_status belay_error_set(belay_error *err, belay_status status, const char *node,
-                                       const char *format, ...) __attribute__((format(printf, 4, 5)));
+                                       const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
 
 /* ------------------------------------------------------------------ the table */
 
@@ -364,8 +389,8 @@ struct belay_backend_ops {
     const char *type;
     /* NULL, or a NULL-ended array: "sqlite" for sqlite:///path. */
     const char *const *url_schemes;
-    /* For URLs: turns "scheme://rest" into settings by calling put(arg, "key", "value"). NULL: the part behind
-     * "scheme:" and any slashes of an empty authority is the value of `url_key`. */
+    /* For URLs: turns "scheme://rest" into settings by calling put(arg, "key", "value"). NULL: the
+     * part behind "scheme:" and any slashes of an empty authority is the value of `url_key`. */
     belay_status (*url)(const char *url, void (*put)(void *arg, const char *key, const char *value),
                         void *arg, belay_error *err);
     const char *url_key;
@@ -376,55 +401,60 @@ struct belay_backend_ops {
     belay_scope (*scope_of)(const belay_backend *backend);
     /* The default of `timeout`: how long one attempt may take. 0: 500. */
     uint32_t timeout_ms;
-    /* A release and an acquire of one key that were started in this order take effect in it, also before the first has
-     * settled (one pipelined connection, or verbs that settle before they return). Where it is false, core tries again
-     * when the release was answered. */
+    /* A release and an acquire of one key that were started in this order take effect in it, also
+     * before the first has settled (one pipelined connection, or verbs that settle before they
+     * return). Where it is false, core tries again when the release was answered. */
     bool in_order;
 
-    /* Required. Makes the object; does no I/O that could block: an unreachable server is not its business.
-     * On OK *out is its base; otherwise err says why and nothing is left. */
+    /* Required. Makes the object; does no I/O that could block: an unreachable server is not its
+     * business. On OK *out is its base; otherwise err says why and nothing is left. */
     belay_status (*create)(belay_backend **out, belay_env *env, const belay_settings *settings,
                            belay_error *err);
     /* Required. Every op has settled, every grant was dropped. */
     void (*destroy)(belay_backend *backend);
 
-    /* Required. Start one attempt: never block, never sleep. OK: held, until sent_ns + ttl. HELD: another holds it;
-     * held_for_ns says for how long yet. If op->wait is set, a refusal may leave something behind that wakes it. */
+    /* Required. Start one attempt: never block, never sleep. OK: held, until sent_ns + ttl. HELD:
+     * another holds it; held_for_ns says for how long yet. If op->wait is set, a refusal may leave
+     * something behind that wakes it. */
     void (*acquire)(belay_backend *backend, belay_op *op);
     /* Required. Delete where the owner matches. OK; LOST: it was not there, or another's. */
     void (*release)(belay_backend *backend, belay_op *op);
     /* Required. What remains becomes at least ttl, never less; never recreates. OK, LOST. */
     void (*extend)(belay_backend *backend, belay_op *op);
-    /* Settle it soon, and see to it that nothing is left behind. Core calls it when the op's time is up or its caller gave up; once.
-     * NULL if every verb settles before it returns. */
+    /* Settle it soon, and see to it that nothing is left behind. Core calls it when the op's time
+     * is up or its caller gave up; once. NULL if every verb settles before it returns. */
     void (*cancel)(belay_backend *backend, belay_op *op);
     /* Frees a grant. NULL if acquire leaves none. */
     void (*drop)(belay_backend *backend, belay_grant *grant);
-    /* A wait that an acquire of this backend saw has ended, or its lock was got. NULL if nothing hangs on waits. */
+    /* A wait that an acquire of this backend saw has ended, or its lock was got. NULL if nothing
+     * hangs on waits. */
     void (*unwait)(belay_backend *backend, belay_wait *wait);
-    /* Flush what is owed (give-backs) at close: return true while something is still owed. NULL: nothing ever is. */
+    /* Flush what is owed (give-backs) at close: return true while something is still owed. NULL:
+     * nothing ever is. */
     bool (*owes)(belay_backend *backend);
 
     /* Optional: NULL makes the call UNSUPPORTED. */
-    void (*inspect)(belay_backend *backend, belay_op *op);    /* fill op->info; OK also when free */
-    void (*list)(belay_backend *backend, belay_op *op);       /* belay_op_emit for each; then OK */
-    void (*break_lock)(belay_backend *backend, belay_op *op); /* compare-and-delete by op->owner: OK, LOST */
-    void (*diagnose)(belay_backend *backend, belay_op *op);   /* belay_op_find for each; then OK */
+    void (*inspect)(belay_backend *backend, belay_op *op); /* fill op->info; OK also when free */
+    void (*list)(belay_backend *backend, belay_op *op);    /* belay_op_emit for each; then OK */
+    void (*break_lock)(belay_backend *backend,
+                       belay_op *op); /* compare-and-delete by op->owner: OK, LOST */
+    void (*diagnose)(belay_backend *backend, belay_op *op); /* belay_op_find for each; then OK */
 };
 
 /* ------------------------------------------------------------------ the world */
 
 typedef void belay_kick_fn(void *arg);
 
-/* Where time and chance come from. NULL in the open options is the real one; belay/testing.h has a fake. Every
- * function may be called from any thread. */
+/* Where time and chance come from. NULL in the open options is the real one; belay/testing.h has a
+ * fake. Every function may be called from any thread. */
 struct belay_world {
     uint32_t size;
     int64_t (*now)(belay_world *world);  /* nanoseconds; what CLOCK_BOOTTIME is in the real world */
     int64_t (*wall)(belay_world *world); /* microseconds since 1970 */
     void (*random)(belay_world *world, void *out, size_t length);
-    /* BELAY_DISPATCH only, when a blocking call has nothing to do before `until_ns` (INT64_MAX: nothing is armed): true if the
-     * clock was moved there, false to poll the descriptors. May be NULL. */
+    /* BELAY_DISPATCH only, when a blocking call has nothing to do before `until_ns` (INT64_MAX:
+     * nothing is armed): true if the clock was moved there, false to poll the descriptors. May be
+     * NULL. */
     bool (*wait)(belay_world *world, int64_t until_ns);
     /* False makes this allocation fail. May be NULL. */
     bool (*may_alloc)(belay_world *world, size_t size);

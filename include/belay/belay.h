@@ -1,11 +1,12 @@
 /* belay.h - distributed locks: one small API, many places to keep the lock.
  *
  * A program opens a client (`belay_open`), takes locks by name (`belay_acquire`), asks whether it
- * may still believe in them (`belay_lock_valid`), and lets them go (`belay_release`). Where the lock
- * is kept is the config file's business.
+ * may still believe in them (`belay_lock_valid`), and lets them go (`belay_release`). Where the
+ * lock is kept is the config file's business.
  *
  * Threads: a client may be used from any number of threads. The calls on one lock may come from any
- * thread; `belay_release` and `belay_forget` end the handle and must not race with another call on it.
+ * thread; `belay_release` and `belay_forget` end the handle and must not race with another call on
+ * it.
  *
  * Fork: in the child of a fork every call answers BELAY_FORKED, does no I/O and releases nothing.
  * The child may call `belay_close`, which only closes the descriptors.
@@ -77,7 +78,10 @@ typedef struct belay_error {
     char text[272];
 } belay_error;
 
-#define BELAY_ERROR_INIT { (uint32_t)sizeof(belay_error), BELAY_OK, "", "" }
+#define BELAY_ERROR_INIT                                                                           \
+    {                                                                                              \
+        (uint32_t)sizeof(belay_error), BELAY_OK, "", ""                                            \
+    }
 
 /* ------------------------------------------------------------------ words */
 
@@ -99,11 +103,11 @@ typedef enum belay_scope {
 
 BELAY_API const char *belay_scope_name(belay_scope scope); /* "any", "process", "host", "fleet" */
 
-#define BELAY_NAME_MAX 512        /* bytes of a lock's name; at least 1; any byte but NUL */
-#define BELAY_LABEL_MAX 63        /* bytes of a label */
-#define BELAY_OWNER_LENGTH 32     /* an owner id is 32 hexadecimal digits: 128 random bits */
-#define BELAY_TTL_MIN_MS 100u     /* the shortest TTL: 100 ms */
-#define BELAY_TTL_MAX_MS 604800000u /* the longest: 7 days */
+#define BELAY_NAME_MAX 512            /* bytes of a lock's name; at least 1; any byte but NUL */
+#define BELAY_LABEL_MAX 63            /* bytes of a label */
+#define BELAY_OWNER_LENGTH 32         /* an owner id is 32 hexadecimal digits: 128 random bits */
+#define BELAY_TTL_MIN_MS 100u         /* the shortest TTL: 100 ms */
+#define BELAY_TTL_MAX_MS 604800000u   /* the longest: 7 days */
 #define BELAY_WAIT_MAX_MS 31536000000 /* the longest finite wait: 365 days */
 
 #define BELAY_TRY (-1)     /* wait_ms: one attempt, no waiting */
@@ -124,7 +128,7 @@ typedef enum belay_level {
     BELAY_LOG_DEBUG = 4
 } belay_level;
 
-/* What happened to the client or one of its locks. Pointers are valid until the callback returns. */
+/* What happened to the client or a lock of its. Pointers are valid until the callback returns. */
 typedef enum belay_event_kind {
     BELAY_EVENT_LOCK_LOST = 1, /* name, text */
     BELAY_EVENT_LOCK_DEMOTED = 2,
@@ -152,9 +156,9 @@ typedef void belay_event_fn(void *arg, const belay_event *event);
 typedef struct belay_open_options {
     uint32_t size;
     belay_threads threads;
-    const struct belay_backend_ops *const *backends; /* NULL, or a NULL-ended array of tables that are
-                                                        tried before the built-in ones; they must
-                                                        outlive the client */
+    const struct belay_backend_ops *const *backends; /* NULL, or a NULL-ended array of tables that
+                                                        are tried before the built-in ones; they
+                                                        must outlive the client */
     struct belay_world *world;                       /* NULL: the real one; for tests */
     belay_log_fn *on_log;                            /* NULL: the library is silent */
     belay_level log_level;
@@ -163,12 +167,14 @@ typedef struct belay_open_options {
 } belay_open_options;
 
 #define BELAY_OPEN_OPTIONS_INIT                                                                    \
-    { (uint32_t)sizeof(belay_open_options), BELAY_THREADS, NULL, NULL, NULL, BELAY_LOG_DEFAULT,    \
-      NULL, NULL }
+    {                                                                                              \
+        (uint32_t)sizeof(belay_open_options), BELAY_THREADS, NULL, NULL, NULL, BELAY_LOG_DEFAULT,  \
+            NULL, NULL                                                                             \
+    }
 
 /* Opens a client.
- *   where    a config file's path; a URL (sqlite:///path, memory:, memory:name ...); or NULL for the
- *            default chain: $BELAY_CONFIG (by secure_getenv), ~/.config/belay/belay.conf,
+ *   where    a config file's path; a URL (sqlite:///path, memory:, memory:name ...); or NULL for
+ *            the default chain: $BELAY_CONFIG (by secure_getenv), ~/.config/belay/belay.conf,
  *            /etc/belay/belay.conf, and where none exists SQLite in a folder of this host. The
  *            working directory is never searched.
  *   options  NULL for the defaults.
@@ -180,20 +186,22 @@ typedef struct belay_open_options {
 BELAY_API BELAY_CHECK belay_status belay_open(belay **out, const char *where,
                                               const belay_open_options *options, belay_error *err);
 
-/* Ends what runs (calls in flight answer CANCELED), releases what is held (detached locks are left),
- * cleans up behind itself for up to `close_timeout` (1 s), frees the client. NULL is allowed.
- * Handles of locks stay valid for one more belay_release or belay_forget each, which answers CLOSED.
- * No other call on the client may begin after this one did. Inside a callback it takes effect when
- * the callback returns. */
+/* Ends what runs (calls in flight answer CANCELED), releases what is held (detached locks are
+ * left), cleans up behind itself for up to `close_timeout` (1 s), frees the client. NULL is
+ * allowed. Handles of locks stay valid for one more belay_release or belay_forget each, which
+ * answers CLOSED. No other call on the client may begin after this one did. Inside a callback it
+ * takes effect when the callback returns. */
 BELAY_API void belay_close(belay *client);
 
-/* What was opened, in one line: the config file's path, the URL or "built-in default", and the backend's name and
- * type, as "/etc/belay/belay.conf: main (sqlite)". Owned by the client; "" for NULL. */
+/* What was opened, in one line: the config file's path, the URL or "built-in default", and the
+ * backend's name and type, as "/etc/belay/belay.conf: main (sqlite)". Owned by the client; "" for
+ * NULL. */
 BELAY_API const char *belay_where(const belay *client);
 /* The config's `ttl`, which a zero in belay_options means. */
 BELAY_API uint32_t belay_ttl_ms(const belay *client);
 
-/* A start-up check: takes and releases a lock of a random name. OK, or what an acquire would answer. */
+/* A start-up check: takes and releases a lock of a random name. OK, or what an acquire would
+ * answer. */
 BELAY_API BELAY_CHECK belay_status belay_ready(belay *client, belay_error *err);
 
 /* ------------------------------------------------------------------ locks */
@@ -211,35 +219,38 @@ typedef void belay_lost_fn(void *arg, belay_lock *lock, const belay_error *why);
 /* The lock's scope changed (a composite degraded or recovered). */
 typedef void belay_scope_fn(void *arg, belay_lock *lock, belay_scope now);
 
-/* Zero in a field means the config's default. */
+/* Zero in a field means the config's default; in `size`, sizeof(belay_options). */
 typedef struct belay_options {
     uint32_t size;
-    uint32_t ttl_ms;         /* BELAY_TTL_MIN_MS to BELAY_TTL_MAX_MS */
-    int64_t wait_ms;         /* up to BELAY_WAIT_MAX_MS, BELAY_TRY, or BELAY_FOREVER */
+    uint32_t ttl_ms; /* BELAY_TTL_MIN_MS to BELAY_TTL_MAX_MS */
+    int64_t wait_ms; /* up to BELAY_WAIT_MAX_MS, BELAY_TRY, or BELAY_FOREVER */
     belay_keep keep;
-    uint32_t keep_every_ms;  /* how often a kept lock is extended; 0: a third of its TTL; less than it */
-    belay_scope at_least;    /* the smallest scope that will do; more than the backend can ever give
-                                is UNSUPPORTED */
-    bool detached;           /* not tied to this process: no dead-holder rule, not released by close */
-    int32_t also_pid;        /* > 0: another process that holds too: the dead-holder rule waits for
-                                both (sqlite) */
-    const char *label;       /* shown by inspect; at most BELAY_LABEL_MAX bytes; copied */
+    uint32_t
+        keep_every_ms; /* how often a kept lock is extended; 0: a third of its TTL; less than it */
+    belay_scope at_least; /* the smallest scope that will do; more than the backend can ever give
+                             is UNSUPPORTED */
+    bool detached;        /* not tied to this process: no dead-holder rule, not released by close */
+    int32_t also_pid;     /* > 0: another process that holds too: the dead-holder rule waits for
+                             both (sqlite) */
+    const char *label;    /* shown by inspect; at most BELAY_LABEL_MAX bytes; copied */
     belay_lost_fn *on_lost;
     belay_scope_fn *on_scope;
-    void *arg;               /* for on_lost and on_scope */
-    belay_cancel *cancel;    /* ends the call with CANCELED when it is fired */
+    void *arg;            /* for on_lost and on_scope */
+    belay_cancel *cancel; /* ends the call with CANCELED when it is fired */
 } belay_options;
 
 #define BELAY_OPTIONS_INIT                                                                         \
-    { (uint32_t)sizeof(belay_options), 0, 0, BELAY_KEEP_DEFAULT, 0, BELAY_SCOPE_ANY, false, 0,     \
-      NULL, NULL, NULL, NULL, NULL }
+    {                                                                                              \
+        (uint32_t)sizeof(belay_options), 0, 0, BELAY_KEEP_DEFAULT, 0, BELAY_SCOPE_ANY, false, 0,   \
+            NULL, NULL, NULL, NULL, NULL                                                           \
+    }
 
 /* Takes the lock `name`, waiting up to `wait_ms` for its turn. Blocks.
  * OK: *out is the lock; end it with belay_release. Otherwise *out is NULL and nothing is held, or
  * what may be held is being given back (UNCERTAIN).
- * HELD: another holds it and the wait is over. UNAVAILABLE, UNCERTAIN: outages longer than `outage`,
- * or the one attempt of BELAY_TRY. REFUSED, UNSUPPORTED, INVALID, CONFIG, CANCELED, FORKED, CLOSED,
- * NOMEM. */
+ * HELD: another holds it and the wait is over. UNAVAILABLE, UNCERTAIN: outages longer than
+ * `outage`, a wait whose end cut its only attempt short, or the one attempt of BELAY_TRY. REFUSED,
+ * UNSUPPORTED, INVALID, CONFIG, CANCELED, FORKED, CLOSED, NOMEM. */
 BELAY_API BELAY_CHECK belay_status belay_acquire(belay *client, const char *name,
                                                  const belay_options *options, belay_lock **out,
                                                  belay_error *err);
@@ -248,21 +259,22 @@ BELAY_API BELAY_CHECK belay_status belay_acquire(belay *client, const char *name
  * less. OK: the deadline moved. LOST: final; the handle is still to be released. UNAVAILABLE,
  * UNCERTAIN: the old deadline stands; try again. INVALID, FORKED, CLOSED, NOMEM. Blocks for at most
  * one `timeout` of the backend. */
-BELAY_API BELAY_CHECK belay_status belay_extend(belay_lock *lock, uint32_t ttl_ms, belay_error *err);
+BELAY_API BELAY_CHECK belay_status belay_extend(belay_lock *lock, uint32_t ttl_ms,
+                                                belay_error *err);
 
 /* Releases the lock and frees the handle, whatever it returns. NULL is allowed: INVALID.
- * OK: it was ours and is gone. LOST: it was not ours any more. UNAVAILABLE: not reached; the library
- * goes on releasing in the background, and the TTL ends it at the latest. FORKED (nothing was
- * released), CLOSED. When it returns, no callback for this lock runs or will start, except the one
- * it was called from. */
+ * OK: it was ours and is gone. LOST: it was not ours any more. UNAVAILABLE: not reached; the
+ * library goes on releasing in the background, and the TTL ends it at the latest. FORKED (nothing
+ * was released), CLOSED. When it returns, no callback for this lock runs or will start, except the
+ * one it was called from. */
 BELAY_API belay_status belay_release(belay_lock *lock, belay_error *err);
 
 /* Frees the handle and leaves the lock as it is: it ends with its TTL. For detached grants. */
 BELAY_API void belay_forget(belay_lock *lock);
 
-/* A handle on a grant that was made elsewhere (by `belay try`, say): asks the backend whether `owner`
- * (32 hexadecimal digits) holds `name` now. Not kept unless options->keep is ON. LOST: it does not.
- * UNSUPPORTED: the backend cannot tell. Otherwise as belay_acquire. */
+/* A handle on a grant that was made elsewhere (by `belay try`, say): asks the backend whether
+ * `owner` (32 hexadecimal digits) holds `name` now. Not kept unless options->keep is ON. LOST: it
+ * does not. UNSUPPORTED: the backend cannot tell. Otherwise as belay_acquire. */
 BELAY_API BELAY_CHECK belay_status belay_adopt(belay *client, const char *name, const char *owner,
                                                const belay_options *options, belay_lock **out,
                                                belay_error *err);
@@ -283,15 +295,15 @@ BELAY_API const char *belay_lock_owner(const belay_lock *lock);
 /* ------------------------------------------------------------------ looking, and breaking */
 
 typedef struct belay_info {
-    uint32_t size;                       /* sizeof(belay_info); 0 means the size of version 0.1 */
-    bool held;                           /* everything below is about the holder, if there is one */
+    uint32_t size; /* sizeof(belay_info); 0 means the size of version 0.1 */
+    bool held;     /* everything below is about the holder, if there is one */
     belay_scope scope;
-    uint32_t waiters;                    /* how many are known to wait */
+    uint32_t waiters; /* how many are known to wait */
     uint64_t token;
-    int64_t remaining_ms;                /* of the TTL; -1: not known, or it has none */
-    int64_t held_ms;                     /* since it was taken; -1: not known */
-    int64_t pid;                         /* the holder's process on this host; 0: not known */
-    char owner[BELAY_OWNER_LENGTH + 4];  /* "" where the format is foreign */
+    int64_t remaining_ms;               /* of the TTL; -1: not known, or it has none */
+    int64_t held_ms;                    /* since it was taken; -1: not known */
+    int64_t pid;                        /* the holder's process on this host; 0: not known */
+    char owner[BELAY_OWNER_LENGTH + 4]; /* "" where the format is foreign */
     char label[BELAY_LABEL_MAX + 1];
     char name[BELAY_NAME_MAX + 4];
 } belay_info;
@@ -306,8 +318,8 @@ typedef bool belay_list_fn(void *arg, const belay_info *info);
 BELAY_API BELAY_CHECK belay_status belay_list(belay *client, const char *glob, belay_list_fn *each,
                                               void *arg, belay_error *err);
 
-/* Removes another's lock: only while its owner is still the one `seen` shows (a compare-and-delete).
- * OK; LOST: the owner is not that one any more, nothing was done. */
+/* Removes another's lock: only while its owner is still the one `seen` shows (a
+ * compare-and-delete). OK; LOST: the owner is not that one any more, nothing was done. */
 BELAY_API BELAY_CHECK belay_status belay_break(belay *client, const char *name,
                                                const belay_info *seen, belay_error *err);
 
@@ -331,13 +343,14 @@ BELAY_API BELAY_CHECK belay_status belay_diagnose(belay *client, belay_finding_f
 
 /* The answer of a started call. `lock` is the lock that was acquired (now the callee's to release),
  * or NULL. For an extend it is the lock extended; for a release NULL. `err` is never NULL. */
-typedef void belay_done_fn(void *arg, belay_status status, belay_lock *lock, const belay_error *err);
+typedef void belay_done_fn(void *arg, belay_status status, belay_lock *lock,
+                           const belay_error *err);
 
-/* Start what the blocking calls of the same name do. A start that returns an error never calls back;
- * one that returns OK calls back exactly once, on the callback thread or inside `belay_dispatch`.
- * `out` may be NULL; otherwise *out is a handle that the caller frees with belay_request_free (before
- * or after the callback; freeing does not cancel). belay_release_start frees the lock's handle, at
- * once and also when it fails. The arguments are copied. */
+/* Start what the blocking calls of the same name do. A start that returns an error never calls
+ * back; one that returns OK calls back exactly once, on the callback thread or inside
+ * `belay_dispatch`. `out` may be NULL; otherwise *out is a handle that the caller frees with
+ * belay_request_free (before or after the callback; freeing does not cancel). belay_release_start
+ * frees the lock's handle, at once and also when it fails. The arguments are copied. */
 BELAY_API BELAY_CHECK belay_status belay_acquire_start(belay *client, const char *name,
                                                        const belay_options *options,
                                                        belay_done_fn *done, void *arg,
@@ -353,15 +366,17 @@ BELAY_API BELAY_CHECK belay_status belay_release_start(belay_lock *lock, belay_d
 BELAY_API void belay_request_cancel(belay_request *request);
 BELAY_API void belay_request_free(belay_request *request);
 
-/* BELAY_DISPATCH: a descriptor to poll for reading (level-triggered); -1 with BELAY_THREADS. When it is
- * readable, call belay_dispatch, which never blocks: it does the work that is due and runs the
- * callbacks. INVALID with BELAY_THREADS; CLOSED when a callback closed the client: it is gone. */
+/* BELAY_DISPATCH: a descriptor to poll for reading (level-triggered); -1 with BELAY_THREADS. When
+ * it is readable, call belay_dispatch, which never blocks: it does the work that is due and runs
+ * the callbacks. INVALID with BELAY_THREADS; CLOSED when a callback closed the client: it is gone.
+ */
 BELAY_API int belay_fd(const belay *client);
 BELAY_API belay_status belay_dispatch(belay *client);
 
-/* A cancel ends every call it was given to, now or later: CANCELED. It may be given to any number of
- * calls and clients, and is to be freed after they have returned or called back. Firing is one write to an
- * eventfd: fit for signal handlers and any thread. NULL when descriptors or memory ran out. */
+/* A cancel ends every call it was given to, now or later: CANCELED. It may be given to any number
+ * of calls and clients, and is to be freed after they have returned or called back. Firing is one
+ * write to an eventfd: fit for signal handlers and any thread. NULL when descriptors or memory ran
+ * out. */
 BELAY_API belay_cancel *belay_cancel_new(void);
 BELAY_API void belay_cancel_fire(belay_cancel *cancel);
 BELAY_API void belay_cancel_free(belay_cancel *cancel);
@@ -373,7 +388,8 @@ BELAY_API const char *belay_version(void);
 
 /* The keys a backend type understands, one line each, as `belay config show TYPE` prints them.
  * `each` is called once per line; NULL for `type` lists the types. */
-BELAY_API void belay_describe(const char *type, void (*each)(void *arg, const char *line), void *arg);
+BELAY_API void belay_describe(const char *type, void (*each)(void *arg, const char *line),
+                              void *arg);
 
 #ifdef __cplusplus
 }

@@ -1,5 +1,5 @@
-/* callback_test.c - callbacks are the user's time: one at a time, once, never after the release, and nothing waits
- * for them that need not. */
+/* callback_test.c - callbacks are the user's time: one at a time, once, never after the release,
+ * and nothing waits for them that need not. */
 #define _GNU_SOURCE
 #include "core/client.h"
 #include "tests/unit/engine_help.h"
@@ -84,9 +84,10 @@ static void what_a_foreign_thread_tells_is_heard_though_nobody_waits(void **stat
 {
     struct lost lost = { .gate = true };
     belay_lock *lock = take(*state, &lost, 600000); /* its next extension is minutes away */
-    for (int i = 0; i < 2; i++) { /* after a caller that led, as well */
+    for (int i = 0; i < 2; i++) {                   /* after a caller that led, as well */
         belay_lock *other;
-        script_add(BELAY_VERB_ACQUIRE, (struct script_reply){ .how = SCRIPT_TIMER, .status = BELAY_OK, .after_ms = 5 });
+        script_add(BELAY_VERB_ACQUIRE,
+                   (struct script_reply){ .how = SCRIPT_TIMER, .status = BELAY_OK, .after_ms = 5 });
         assert_int_equal(belay_acquire(*state, "b", NULL, &other, NULL), BELAY_OK);
         assert_int_equal(belay_release(other, NULL), BELAY_OK);
     }
@@ -265,7 +266,8 @@ static void extending_a_handle_after_the_client_and_its_world_are_gone_says_clos
     assert_int_equal(belay_release(lock, NULL), BELAY_CLOSED);
 }
 
-/* ------------------------------------------------------------------ dispatch on one thread, close on another */
+/* ------------------------------------------------------------------ dispatch on one thread, close
+ * on another */
 
 static void done_waits(void *arg, belay_status status, belay_lock *lock, const belay_error *err)
 {
@@ -288,7 +290,8 @@ static void a_close_waits_for_a_dispatch_of_another_thread(void **state)
     struct caller dispatch = { 0 }, close = { 0 };
     (void)state;
     belay *client = help_open(QUICK, &open);
-    assert_int_equal(belay_acquire_start(client, "a", NULL, done_waits, &lost, NULL, NULL), BELAY_OK);
+    assert_int_equal(belay_acquire_start(client, "a", NULL, done_waits, &lost, NULL, NULL),
+                     BELAY_OK);
     dispatch.client = client;
     caller_start(&dispatch, run_dispatch);
     assert_true(eventually(atomic_load(&lost.running) == 1));
@@ -306,17 +309,27 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_loss_is_told_once_with_its_reason, setup, teardown),
-        cmocka_unit_test_setup_teardown(what_a_foreign_thread_tells_is_heard_though_nobody_waits, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_a_foreign_thread_tells_is_heard_though_nobody_waits,
+                                        setup, teardown),
         cmocka_unit_test_setup_teardown(a_loss_by_the_clock_is_told_once, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_lock_may_be_released_inside_its_own_callback, setup, teardown),
-        cmocka_unit_test_setup_teardown(release_waits_for_a_callback_that_runs_and_none_starts_after, setup, teardown),
-        cmocka_unit_test_setup_teardown(release_takes_back_a_callback_that_has_not_begun, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_lock_may_be_released_inside_its_own_callback, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(
+            release_waits_for_a_callback_that_runs_and_none_starts_after, setup, teardown),
+        cmocka_unit_test_setup_teardown(release_takes_back_a_callback_that_has_not_begun, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(a_callback_that_blocks_stops_no_extension, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_close_inside_a_callback_takes_effect_when_it_returns, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_callback_s_waiting_release_and_a_close_get_along, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_release_that_waited_for_a_callback_has_its_whole_timeout_yet, setup, teardown),
-        cmocka_unit_test_setup_teardown(extending_a_handle_after_the_client_and_its_world_are_gone_says_closed, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_close_waits_for_a_dispatch_of_another_thread, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_close_inside_a_callback_takes_effect_when_it_returns,
+                                        setup, teardown),
+        cmocka_unit_test_setup_teardown(a_callback_s_waiting_release_and_a_close_get_along, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(
+            a_release_that_waited_for_a_callback_has_its_whole_timeout_yet, setup, teardown),
+        cmocka_unit_test_setup_teardown(
+            extending_a_handle_after_the_client_and_its_world_are_gone_says_closed, setup,
+            teardown),
+        cmocka_unit_test_setup_teardown(a_close_waits_for_a_dispatch_of_another_thread, setup,
+                                        teardown),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL) != 0;

@@ -1,4 +1,5 @@
-/* descriptor_test.c - what descriptors a client has, and who else gets them: FAULTS rows 46 and 47. */
+/* descriptor_test.c - what descriptors a client has, and who else gets them: FAULTS rows 46 and 47.
+ */
 #define _GNU_SOURCE
 #include "tests/unit/engine_help.h"
 
@@ -12,12 +13,15 @@ static belay *open_busy(belay_threads threads, belay_cancel **cancel, struct ans
     belay_open_options open_options = help_options(threads, NULL);
     belay_options options = BELAY_OPTIONS_INIT;
     script_reset();
-    script_add(BELAY_VERB_ACQUIRE, (struct script_reply){ .how = SCRIPT_NOW, .status = BELAY_HELD });
+    script_add(BELAY_VERB_ACQUIRE,
+               (struct script_reply){ .how = SCRIPT_NOW, .status = BELAY_HELD });
     belay *client = help_open("", &open_options);
     *cancel = belay_cancel_new();
     options.cancel = *cancel;
     options.wait_ms = BELAY_FOREVER;
-    if (client != NULL && belay_acquire_start(client, "a", &options, answer_in, answer, NULL, NULL) != BELAY_OK) return NULL;
+    if (client != NULL &&
+        belay_acquire_start(client, "a", &options, answer_in, answer, NULL, NULL) != BELAY_OK)
+        return NULL;
     return client;
 }
 
@@ -31,7 +35,8 @@ static void every_descriptor_is_close_on_exec(void **state)
     (void)state;
     memset(answers, 0, sizeof answers);
     for (int fd = 0; fd < 1024; fd++) known_at_start[fd] = fcntl(fd, F_GETFD) >= 0;
-    for (int i = 0; i < 2; i++) clients[i] = open_busy(i == 0 ? BELAY_THREADS : BELAY_DISPATCH, &cancels[i], &answers[i]);
+    for (int i = 0; i < 2; i++)
+        clients[i] = open_busy(i == 0 ? BELAY_THREADS : BELAY_DISPATCH, &cancels[i], &answers[i]);
     assert_non_null(clients[0]);
     assert_non_null(clients[1]);
     int ours = 0;
@@ -58,7 +63,8 @@ static int child_execs(void *arg)
     for (int fd = 0; fd < 3; fd++) dup2(null, fd);
     for (int fd = 3; fd < 1024; fd++) close(fd);
     if (open_busy(BELAY_DISPATCH, &cancel, &answer) == NULL) return 100;
-    execl("/bin/sh", "sh", "-c", "set -- /proc/self/fd/*; n=0; for f; do [ -e \"$f\" ] && n=$((n+1)); done; exit $n",
+    execl("/bin/sh", "sh", "-c",
+          "set -- /proc/self/fd/*; n=0; for f; do [ -e \"$f\" ] && n=$((n+1)); done; exit $n",
           (char *)NULL);
     return 101;
 }
@@ -115,7 +121,8 @@ static int child_short_of_descriptors(void *arg)
         struct rlimit limit = { (rlim_t)top + (rlim_t)room, 4096 };
         close(top);
         if (setrlimit(RLIMIT_NOFILE, &limit) != 0) return 100;
-        belay_open_options options = help_options(room % 2 == 0 ? BELAY_THREADS : BELAY_DISPATCH, NULL);
+        belay_open_options options =
+            help_options(room % 2 == 0 ? BELAY_THREADS : BELAY_DISPATCH, NULL);
         belay *client = NULL;
         belay_status status = belay_open(&client, "memory:", &options, NULL);
         if (status != BELAY_OK && (status != BELAY_NOMEM || client != NULL)) return 1;

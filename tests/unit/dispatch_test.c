@@ -1,4 +1,5 @@
-/* dispatch_test.c - BELAY_DISPATCH: one descriptor that neither spins nor loses a wake-up, and no thread, ever. */
+/* dispatch_test.c - BELAY_DISPATCH: one descriptor that neither spins nor loses a wake-up, and no
+ * thread, ever. */
 #define _GNU_SOURCE
 #include "tests/unit/engine_help.h"
 
@@ -20,7 +21,8 @@ static int teardown(void **state)
     return 0;
 }
 
-/* Runs a level-triggered event loop until the condition holds; counts the passes that found it readable. */
+/* Runs a level-triggered event loop until the condition holds; counts the passes that found it
+ * readable. */
 #define dispatch_until(client, condition)                                                          \
     __extension__({                                                                                \
         int readable = 0;                                                                          \
@@ -52,7 +54,8 @@ static void an_answer_makes_the_descriptor_readable_until_it_is_dispatched(void 
 {
     belay *client = *state;
     struct answer answer = { 0 };
-    assert_int_equal(belay_acquire_start(client, "a", NULL, answer_in, &answer, NULL, NULL), BELAY_OK);
+    assert_int_equal(belay_acquire_start(client, "a", NULL, answer_in, &answer, NULL, NULL),
+                     BELAY_OK);
     assert_int_equal(atomic_load(&answer.count), 0); /* never from the middle of another call */
     assert_true(help_readable(belay_fd(client)));
 
@@ -67,8 +70,10 @@ static void a_timer_wakes_the_event_loop_once(void **state)
 {
     belay *client = *state;
     struct answer answer = { 0 };
-    script_add(BELAY_VERB_ACQUIRE, (struct script_reply){ .how = SCRIPT_TIMER, .status = BELAY_OK, .after_ms = 40 });
-    assert_int_equal(belay_acquire_start(client, "a", NULL, answer_in, &answer, NULL, NULL), BELAY_OK);
+    script_add(BELAY_VERB_ACQUIRE,
+               (struct script_reply){ .how = SCRIPT_TIMER, .status = BELAY_OK, .after_ms = 40 });
+    assert_int_equal(belay_acquire_start(client, "a", NULL, answer_in, &answer, NULL, NULL),
+                     BELAY_OK);
     assert_false(help_readable(belay_fd(client)));
 
     int passes = dispatch_until(client, atomic_load(&answer.count) == 1);
@@ -80,8 +85,10 @@ static void another_threads_poke_wakes_the_event_loop(void **state)
 {
     belay *client = *state;
     struct answer answer = { 0 };
-    script_add(BELAY_VERB_ACQUIRE, (struct script_reply){ .how = SCRIPT_PEND, .status = BELAY_UNAVAILABLE });
-    assert_int_equal(belay_acquire_start(client, "a", NULL, answer_in, &answer, NULL, NULL), BELAY_OK);
+    script_add(BELAY_VERB_ACQUIRE,
+               (struct script_reply){ .how = SCRIPT_PEND, .status = BELAY_UNAVAILABLE });
+    assert_int_equal(belay_acquire_start(client, "a", NULL, answer_in, &answer, NULL, NULL),
+                     BELAY_OK);
     assert_false(help_readable(belay_fd(client)));
 
     script_settle(BELAY_VERB_ACQUIRE, BELAY_OK);
@@ -102,13 +109,18 @@ static void no_thread_ever_starts(void **state)
     for (int i = 0; i < 8; i++) {
         char name[8];
         snprintf(name, sizeof name, "%d", i);
-        assert_int_equal(belay_acquire_start(client, name, &options, answer_in, &answers[i], NULL, NULL), BELAY_OK);
+        assert_int_equal(belay_acquire_start(client, name, &options, answer_in, &answers[i], NULL,
+                                             NULL),
+                         BELAY_OK);
     }
-    script_add(BELAY_VERB_RELEASE, (struct script_reply){ .how = SCRIPT_NOW, .status = BELAY_UNAVAILABLE, .times = 16 });
+    script_add(BELAY_VERB_RELEASE, (struct script_reply){ .how = SCRIPT_NOW,
+                                                          .status = BELAY_UNAVAILABLE,
+                                                          .times = 16 });
     script_add(BELAY_VERB_RELEASE, (struct script_reply){ .how = SCRIPT_NOW, .status = BELAY_OK });
     dispatch_until(client, script_count(BELAY_VERB_EXTEND) >= 16);
     assert_int_equal(help_threads(), threads);
-    for (int i = 0; i < 8; i++) assert_int_equal(belay_release(atomic_load(&answers[i].lock), NULL), BELAY_UNAVAILABLE);
+    for (int i = 0; i < 8; i++)
+        assert_int_equal(belay_release(atomic_load(&answers[i].lock), NULL), BELAY_UNAVAILABLE);
     dispatch_until(client, script_count(BELAY_VERB_RELEASE) >= 24); /* the debts */
     assert_int_equal(help_threads(), threads);
 }
@@ -117,7 +129,8 @@ static void a_worker_is_not_to_be_had(void **state)
 {
     belay *client = *state;
     belay_lock *lock;
-    script_add(BELAY_VERB_ACQUIRE, (struct script_reply){ .how = SCRIPT_WORKER, .status = BELAY_OK });
+    script_add(BELAY_VERB_ACQUIRE,
+               (struct script_reply){ .how = SCRIPT_WORKER, .status = BELAY_OK });
     belay_options options = BELAY_OPTIONS_INIT;
     options.wait_ms = BELAY_TRY;
     assert_int_equal(belay_acquire(client, "a", &options, &lock, NULL), BELAY_UNSUPPORTED);
@@ -170,9 +183,12 @@ static void a_close_inside_a_callback_makes_dispatch_say_closed(void **state)
 {
     belay *client = *state;
     struct answer waiting = { 0 };
-    assert_int_equal(belay_acquire_start(client, "a", NULL, close_inside, client, NULL, NULL), BELAY_OK);
-    script_add(BELAY_VERB_ACQUIRE, (struct script_reply){ .how = SCRIPT_PEND, .status = BELAY_UNAVAILABLE });
-    assert_int_equal(belay_acquire_start(client, "b", NULL, answer_in, &waiting, NULL, NULL), BELAY_OK);
+    assert_int_equal(belay_acquire_start(client, "a", NULL, close_inside, client, NULL, NULL),
+                     BELAY_OK);
+    script_add(BELAY_VERB_ACQUIRE,
+               (struct script_reply){ .how = SCRIPT_PEND, .status = BELAY_UNAVAILABLE });
+    assert_int_equal(belay_acquire_start(client, "b", NULL, answer_in, &waiting, NULL, NULL),
+                     BELAY_OK);
 
     assert_int_equal(belay_dispatch(client), BELAY_CLOSED);
     assert_int_equal(script_destroyed(), 1);
@@ -201,12 +217,15 @@ static void a_dispatch_beside_a_blocked_caller_does_not_hide_its_answer(void **s
         belay_lock *held;
         assert_int_equal(belay_acquire(client, "a", NULL, &held, NULL), BELAY_OK);
         script_reset();
-        script_add(BELAY_VERB_ACQUIRE, (struct script_reply){ .how = SCRIPT_NOW, .status = BELAY_HELD });
-        script_add(BELAY_VERB_ACQUIRE, (struct script_reply){ .how = SCRIPT_NOW, .status = BELAY_OK });
+        script_add(BELAY_VERB_ACQUIRE,
+                   (struct script_reply){ .how = SCRIPT_NOW, .status = BELAY_HELD });
+        script_add(BELAY_VERB_ACQUIRE,
+                   (struct script_reply){ .how = SCRIPT_NOW, .status = BELAY_OK });
         caller_acquire(&blocked, client, "a", BELAY_FOREVER);
         assert_true(eventually(script_count(BELAY_VERB_ACQUIRE) == 1));
         if (i % 2 == 0)
-            for (int n = 0; n < 20; n++, help_pause()) assert_int_equal(belay_dispatch(client), BELAY_OK);
+            for (int n = 0; n < 20; n++, help_pause())
+                assert_int_equal(belay_dispatch(client), BELAY_OK);
 
         /* Its answer is made here, and it sleeps in epoll: the kick must reach it, not us. */
         assert_int_equal(belay_release(held, NULL), BELAY_OK);
@@ -222,16 +241,21 @@ static void a_dispatch_beside_a_blocked_caller_does_not_hide_its_answer(void **s
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(the_descriptor_is_not_readable_while_there_is_nothing_to_do, setup, teardown),
-        cmocka_unit_test_setup_teardown(an_answer_makes_the_descriptor_readable_until_it_is_dispatched, setup, teardown),
+        cmocka_unit_test_setup_teardown(the_descriptor_is_not_readable_while_there_is_nothing_to_do,
+                                        setup, teardown),
+        cmocka_unit_test_setup_teardown(
+            an_answer_makes_the_descriptor_readable_until_it_is_dispatched, setup, teardown),
         cmocka_unit_test_setup_teardown(a_timer_wakes_the_event_loop_once, setup, teardown),
         cmocka_unit_test_setup_teardown(another_threads_poke_wakes_the_event_loop, setup, teardown),
         cmocka_unit_test_setup_teardown(no_thread_ever_starts, setup, teardown),
         cmocka_unit_test_setup_teardown(a_worker_is_not_to_be_had, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_callback_may_call_belay_and_none_runs_inside_it, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_close_inside_a_callback_makes_dispatch_say_closed, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_callback_may_call_belay_and_none_runs_inside_it, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(a_close_inside_a_callback_makes_dispatch_say_closed, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(dispatch_is_for_dispatch_clients_alone, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_dispatch_beside_a_blocked_caller_does_not_hide_its_answer, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_dispatch_beside_a_blocked_caller_does_not_hide_its_answer,
+                                        setup, teardown),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL) != 0;

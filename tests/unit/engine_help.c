@@ -106,7 +106,9 @@ belay *help_open(const char *config, const belay_open_options *options)
     char path[] = "/tmp/belay-engine-XXXXXX";
     int fd = mkstemp(path);
     if (fd < 0) return NULL;
-    dprintf(fd, "use = \"s\"; %s\nbackends = { s = { type = \"scripted\", timeout = \"200ms\" } };\n", config);
+    dprintf(fd,
+            "use = \"s\"; %s\nbackends = { s = { type = \"scripted\", timeout = \"200ms\" } };\n",
+            config);
     close(fd);
     belay *client = help_open_url(path, options);
     unlink(path);
@@ -140,7 +142,8 @@ bool caller_end(struct caller *caller)
 
 static void run_acquire(struct caller *caller)
 {
-    caller->status = belay_acquire(caller->client, caller->name, &caller->options, &caller->lock, &caller->err);
+    caller->status =
+        belay_acquire(caller->client, caller->name, &caller->options, &caller->lock, &caller->err);
 }
 
 void caller_acquire(struct caller *caller, belay *client, const char *name, int64_t wait_ms)

@@ -1,5 +1,5 @@
-/* engine_help.h - what the engine's tests share: conditions with a deadline, clients of small configs,
- * callers on threads of their own, and a backend that does what it is told.
+/* engine_help.h - what the engine's tests share: conditions with a deadline, clients of small
+ * configs, callers on threads of their own, and a backend that does what it is told.
  *
  * No helper asserts: cmocka may only be asked on the main thread. */
 #ifndef BELAY_TESTS_UNIT_ENGINE_HELP_H
@@ -23,8 +23,8 @@
 
 /* ------------------------------------------------------------------ conditions */
 
-/* Waits until the expression is true, for at most ten seconds (a slow machine under a sanitizer is no
- * failure); its value at the end. */
+/* Waits until the expression is true, for at most ten seconds (a slow machine under a sanitizer is
+ * no failure); its value at the end. */
 #define eventually(expression)                                                                     \
     __extension__({                                                                                \
         int64_t until_ns = help_now() + 10000 * MS;                                                \
@@ -37,9 +37,10 @@ void help_pause(void);  /* lets others run for a moment */
 int64_t help_cpu(void); /* processor time of this process, nanoseconds */
 int help_threads(void); /* of this process, by /proc/self/task */
 bool help_readable(int fd);
-int help_fds(void); /* open descriptors */
+int help_fds(void);   /* open descriptors */
 bool help_slow(void); /* under valgrind or a sanitizer: do less */
-/* Runs `child` in a fork; its exit status, or -1 - signal. 200: it did not end within ten seconds. */
+/* Runs `child` in a fork; its exit status, or -1 - signal. 200: it did not end within ten seconds.
+ */
 int help_fork(int (*child)(void *arg), void *arg);
 
 /* ------------------------------------------------------------------ clients */
@@ -96,12 +97,12 @@ bool lines_have(struct lines *lines, const char *what);
 
 /* How an op is answered. */
 enum script_how {
-    SCRIPT_NOW,      /* settled with `status` inside the verb */
-    SCRIPT_PEND,     /* kept; when canceled it settles with `status` */
-    SCRIPT_DEAF,     /* kept; a cancel does nothing */
-    SCRIPT_WAKE,     /* the wait is woken, and then it is settled with `status` */
-    SCRIPT_TIMER,    /* settled with `status` by a timer of the backend's, `after_ms` later */
-    SCRIPT_WORKER    /* settled with `status` by a job on the worker */
+    SCRIPT_NOW,   /* settled with `status` inside the verb */
+    SCRIPT_PEND,  /* kept; when canceled it settles with `status` */
+    SCRIPT_DEAF,  /* kept; a cancel does nothing */
+    SCRIPT_WAKE,  /* the wait is woken, and then it is settled with `status` */
+    SCRIPT_TIMER, /* settled with `status` by a timer of the backend's, `after_ms` later */
+    SCRIPT_WORKER /* settled with `status` by a job on the worker */
 };
 struct script_reply {
     enum script_how how;
@@ -117,7 +118,7 @@ struct script_call {
     char name[40];
     int64_t at_ns, settle_by_ns;
     bool waits;
-    int64_t since_ns; /* of its wait */
+    int64_t since_ns;    /* of its wait */
     belay_status status; /* once settled ... */
     bool settled;
     bool canceled;
@@ -125,14 +126,15 @@ struct script_call {
 
 /* Forgets everything; before the client is opened. */
 void script_reset(void);
-/* The next answer of that verb; the last one stands for good. Before any, everything is OK at once. */
+/* The next answer of that verb; the last one stands for good. Before any, everything is OK at once.
+ */
 void script_add(belay_verb verb, struct script_reply reply);
 /* How many ops of that verb (0: any) began. */
 int script_count(belay_verb verb);
 int script_pending(belay_verb verb);
 struct script_call script_call_at(belay_verb verb, int number); /* from 0 */
-/* From any thread, through a poke: settles every op of that verb that is kept; wakes every wait; tells every
- * grant that it is lost. */
+/* From any thread, through a poke: settles every op of that verb that is kept; wakes every wait;
+ * tells every grant that it is lost. */
 void script_settle(belay_verb verb, belay_status status);
 void script_wake(void);
 void script_lose(const char *why);

@@ -1,4 +1,5 @@
-/* engine_test.c - whoever waits, leads; the engine's thread leads when nobody else would; idling is idle. */
+/* engine_test.c - whoever waits, leads; the engine's thread leads when nobody else would; idling is
+ * idle. */
 #define _GNU_SOURCE
 #include "core/client.h"
 #include "tests/unit/engine_help.h"
@@ -16,13 +17,20 @@ static int calls_of(belay *client)
 {
     int count = 0;
     belay__loop_enter(&client->loop);
-    for (belay_link *link = client->requests.next; link != &client->requests; link = link->next) count++;
+    for (belay_link *link = client->requests.next; link != &client->requests; link = link->next)
+        count++;
     belay__loop_leave(&client->loop);
     return count;
 }
 
-static bool engine_leads(belay *client) { return leader_of(client) == &client->loop; }
-static bool caller_leads(belay *client) { return leader_of(client) != NULL && !engine_leads(client); }
+static bool engine_leads(belay *client)
+{
+    return leader_of(client) == &client->loop;
+}
+static bool caller_leads(belay *client)
+{
+    return leader_of(client) != NULL && !engine_leads(client);
+}
 
 static int setup(void **state)
 {
@@ -41,7 +49,8 @@ static void a_blocked_caller_leads_and_no_thread_starts(void **state)
 {
     belay *client = *state;
     struct caller a = { 0 };
-    script_add(BELAY_VERB_ACQUIRE, (struct script_reply){ .how = SCRIPT_PEND, .status = BELAY_UNAVAILABLE });
+    script_add(BELAY_VERB_ACQUIRE,
+               (struct script_reply){ .how = SCRIPT_PEND, .status = BELAY_UNAVAILABLE });
 
     caller_acquire(&a, client, "a", BELAY_TRY);
     assert_true(eventually(caller_leads(client)));
@@ -62,8 +71,11 @@ static void a_leader_that_leaves_passes_the_lead_on(void **state)
     belay *client = *state;
     struct caller callers[8];
     memset(callers, 0, sizeof callers);
-    script_add(BELAY_VERB_ACQUIRE, (struct script_reply){ .how = SCRIPT_PEND, .status = BELAY_UNAVAILABLE, .times = 1 });
-    script_add(BELAY_VERB_ACQUIRE, (struct script_reply){ .how = SCRIPT_TIMER, .status = BELAY_OK, .after_ms = 50 });
+    script_add(BELAY_VERB_ACQUIRE, (struct script_reply){ .how = SCRIPT_PEND,
+                                                          .status = BELAY_UNAVAILABLE,
+                                                          .times = 1 });
+    script_add(BELAY_VERB_ACQUIRE,
+               (struct script_reply){ .how = SCRIPT_TIMER, .status = BELAY_OK, .after_ms = 50 });
 
     /* The first leads; its own time is up (200 ms) later than the others are answered. */
     caller_acquire(&callers[0], client, "0", BELAY_TRY);
@@ -85,8 +97,10 @@ static void who_follows_is_answered_after_the_leader_went(void **state)
 {
     belay *client = *state;
     struct caller first = { 0 }, second = { 0 };
-    script_add(BELAY_VERB_ACQUIRE, (struct script_reply){ .how = SCRIPT_TIMER, .status = BELAY_OK, .after_ms = 30 });
-    script_add(BELAY_VERB_ACQUIRE, (struct script_reply){ .how = SCRIPT_TIMER, .status = BELAY_OK, .after_ms = 120 });
+    script_add(BELAY_VERB_ACQUIRE,
+               (struct script_reply){ .how = SCRIPT_TIMER, .status = BELAY_OK, .after_ms = 30 });
+    script_add(BELAY_VERB_ACQUIRE,
+               (struct script_reply){ .how = SCRIPT_TIMER, .status = BELAY_OK, .after_ms = 120 });
 
     caller_acquire(&first, client, "first", BELAY_TRY);
     assert_true(eventually(caller_leads(client)));
@@ -106,7 +120,8 @@ static void a_leader_whose_wait_another_thread_ends_returns(void **state)
     struct caller a = { 0 };
     belay_lock *held;
     assert_int_equal(belay_acquire(client, "a", NULL, &held, NULL), BELAY_OK);
-    script_add(BELAY_VERB_ACQUIRE, (struct script_reply){ .how = SCRIPT_NOW, .status = BELAY_HELD });
+    script_add(BELAY_VERB_ACQUIRE,
+               (struct script_reply){ .how = SCRIPT_NOW, .status = BELAY_HELD });
     script_add(BELAY_VERB_ACQUIRE, (struct script_reply){ .how = SCRIPT_NOW, .status = BELAY_OK });
 
     caller_acquire(&a, client, "a", BELAY_FOREVER);
@@ -126,10 +141,14 @@ static void the_engine_gives_up_the_lead_to_a_caller_and_takes_it_back(void **st
     struct answer answer = { 0 };
     belay_options options = BELAY_OPTIONS_INIT;
     options.wait_ms = BELAY_FOREVER;
-    script_add(BELAY_VERB_ACQUIRE, (struct script_reply){ .how = SCRIPT_NOW, .status = BELAY_HELD });
-    script_add(BELAY_VERB_ACQUIRE, (struct script_reply){ .how = SCRIPT_NOW, .status = BELAY_HELD });
+    script_add(BELAY_VERB_ACQUIRE,
+               (struct script_reply){ .how = SCRIPT_NOW, .status = BELAY_HELD });
+    script_add(BELAY_VERB_ACQUIRE,
+               (struct script_reply){ .how = SCRIPT_NOW, .status = BELAY_HELD });
     script_add(BELAY_VERB_ACQUIRE, (struct script_reply){ .how = SCRIPT_NOW, .status = BELAY_OK });
-    assert_int_equal(belay_acquire_start(client, "started", &options, answer_in, &answer, NULL, NULL), BELAY_OK);
+    assert_int_equal(belay_acquire_start(client, "started", &options, answer_in, &answer, NULL,
+                                         NULL),
+                     BELAY_OK);
     assert_true(eventually(engine_leads(client)));
 
     caller_acquire(&a, client, "blocking", BELAY_FOREVER);
@@ -153,11 +172,14 @@ static void the_engine_takes_the_lead_back_when_the_caller_goes(void **state)
     belay_options options = BELAY_OPTIONS_INIT;
     options.wait_ms = BELAY_FOREVER;
     script_add(BELAY_VERB_ACQUIRE, (struct script_reply){ .how = SCRIPT_PEND, .status = BELAY_OK });
-    script_add(BELAY_VERB_ACQUIRE, (struct script_reply){ .how = SCRIPT_NOW, .status = BELAY_HELD });
+    script_add(BELAY_VERB_ACQUIRE,
+               (struct script_reply){ .how = SCRIPT_NOW, .status = BELAY_HELD });
 
     caller_acquire(&a, client, "blocking", BELAY_TRY);
     assert_true(eventually(caller_leads(client)));
-    assert_int_equal(belay_acquire_start(client, "started", &options, answer_in, &answer, NULL, NULL), BELAY_OK);
+    assert_int_equal(belay_acquire_start(client, "started", &options, answer_in, &answer, NULL,
+                                         NULL),
+                     BELAY_OK);
     assert_true(caller_end(&a)); /* its time was up: the backend said OK, too late */
     assert_true(eventually(engine_leads(client)));
 
@@ -188,9 +210,12 @@ static void waiting_callers_and_started_calls_take_no_processor_time(void **stat
     memset(callers, 0, sizeof callers);
     options.wait_ms = BELAY_FOREVER;
     options.keep = BELAY_KEEP_OFF;
-    script_add(BELAY_VERB_ACQUIRE, (struct script_reply){ .how = SCRIPT_NOW, .status = BELAY_HELD });
+    script_add(BELAY_VERB_ACQUIRE,
+               (struct script_reply){ .how = SCRIPT_NOW, .status = BELAY_HELD });
 
-    assert_int_equal(belay_acquire_start(client, "started", &options, answer_in, &answer, NULL, NULL), BELAY_OK);
+    assert_int_equal(belay_acquire_start(client, "started", &options, answer_in, &answer, NULL,
+                                         NULL),
+                     BELAY_OK);
     assert_true(eventually(engine_leads(client)));
     assert_true(idles());
     for (int i = 0; i < 4; i++) caller_acquire(&callers[i], client, "blocking", BELAY_FOREVER);
@@ -230,14 +255,21 @@ static void a_kept_lock_is_extended_while_callers_come_and_go(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(a_blocked_caller_leads_and_no_thread_starts, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_blocked_caller_leads_and_no_thread_starts, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(a_leader_that_leaves_passes_the_lead_on, setup, teardown),
-        cmocka_unit_test_setup_teardown(who_follows_is_answered_after_the_leader_went, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_leader_whose_wait_another_thread_ends_returns, setup, teardown),
-        cmocka_unit_test_setup_teardown(the_engine_gives_up_the_lead_to_a_caller_and_takes_it_back, setup, teardown),
-        cmocka_unit_test_setup_teardown(the_engine_takes_the_lead_back_when_the_caller_goes, setup, teardown),
-        cmocka_unit_test_setup_teardown(waiting_callers_and_started_calls_take_no_processor_time, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_kept_lock_is_extended_while_callers_come_and_go, setup, teardown),
+        cmocka_unit_test_setup_teardown(who_follows_is_answered_after_the_leader_went, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(a_leader_whose_wait_another_thread_ends_returns, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(the_engine_gives_up_the_lead_to_a_caller_and_takes_it_back,
+                                        setup, teardown),
+        cmocka_unit_test_setup_teardown(the_engine_takes_the_lead_back_when_the_caller_goes, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(waiting_callers_and_started_calls_take_no_processor_time,
+                                        setup, teardown),
+        cmocka_unit_test_setup_teardown(a_kept_lock_is_extended_while_callers_come_and_go, setup,
+                                        teardown),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL) != 0;

@@ -1,4 +1,5 @@
-/* fork_test.c - a forked child gets FORKED from every call, touches nothing, and harms nobody: FAULTS row 45. */
+/* fork_test.c - a forked child gets FORKED from every call, touches nothing, and harms nobody:
+ * FAULTS row 45. */
 #define _GNU_SOURCE
 #include "tests/unit/engine_help.h"
 
@@ -34,11 +35,14 @@ static int child_calls_everything(void *arg)
     belay *client = family->client;
     belay_lock *lock = NULL;
     belay_request *request = NULL;
-    belay_info info = { .size = sizeof info, .held = true, .owner = "0123456789abcdef0123456789abcdef" };
+    belay_info info = { .size = sizeof info,
+                        .held = true,
+                        .owner = "0123456789abcdef0123456789abcdef" };
     int calls = script_count(0), wrong = 0;
     atomic_int answers = 0;
     wrong += belay_acquire(client, "b", NULL, &lock, NULL) != BELAY_FORKED;
-    wrong += belay_acquire_start(client, "b", NULL, never, &answers, &request, NULL) != BELAY_FORKED;
+    wrong +=
+        belay_acquire_start(client, "b", NULL, never, &answers, &request, NULL) != BELAY_FORKED;
     wrong += belay_adopt(client, "a", info.owner, NULL, &lock, NULL) != BELAY_FORKED;
     wrong += belay_ready(client, NULL) != BELAY_FORKED;
     wrong += belay_inspect(client, "a", &info, NULL) != BELAY_FORKED;
@@ -84,7 +88,8 @@ static void a_child_gets_forked_from_every_call_and_the_parent_goes_on(void **st
 
     assert_int_equal(help_fork(child_calls_everything, &family), 0);
 
-    /* Nothing was released, extensions go on, and the epoll the child shared still has its timer. */
+    /* Nothing was released, extensions go on, and the epoll the child shared still has its timer.
+     */
     assert_int_equal(script_count(BELAY_VERB_RELEASE), 0);
     int extended = script_count(BELAY_VERB_EXTEND);
     assert_true(eventually(script_count(BELAY_VERB_EXTEND) >= extended + 3));
@@ -112,7 +117,8 @@ static void a_childs_close_closes_the_clients_descriptors_and_not_the_programs(v
 {
     struct family family = { .client = *state, .cancel = belay_cancel_new() };
     struct caller blocked = { .options.cancel = family.cancel };
-    script_add(BELAY_VERB_ACQUIRE, (struct script_reply){ .how = SCRIPT_NOW, .status = BELAY_HELD });
+    script_add(BELAY_VERB_ACQUIRE,
+               (struct script_reply){ .how = SCRIPT_NOW, .status = BELAY_HELD });
     caller_acquire(&blocked, family.client, "a", BELAY_FOREVER);
     assert_true(eventually(script_count(BELAY_VERB_ACQUIRE) == 1));
     for (int i = 0; i < 20; i++) help_pause();
@@ -152,8 +158,10 @@ static void a_child_may_open_a_client_of_its_own(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(a_child_gets_forked_from_every_call_and_the_parent_goes_on, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_childs_close_closes_the_clients_descriptors_and_not_the_programs, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_child_gets_forked_from_every_call_and_the_parent_goes_on,
+                                        setup, teardown),
+        cmocka_unit_test_setup_teardown(
+            a_childs_close_closes_the_clients_descriptors_and_not_the_programs, setup, teardown),
         cmocka_unit_test_setup_teardown(a_child_may_open_a_client_of_its_own, setup, teardown),
     };
 

@@ -22,7 +22,9 @@ static int teardown(void **state)
 
 static void acquires(enum script_how how, belay_status status, int64_t after_ms)
 {
-    script_add(BELAY_VERB_ACQUIRE, (struct script_reply){ .how = how, .status = status, .after_ms = after_ms, .times = 1 });
+    script_add(BELAY_VERB_ACQUIRE,
+               (struct script_reply){
+                   .how = how, .status = status, .after_ms = after_ms, .times = 1 });
 }
 
 /* How many calls are under way. */
@@ -30,7 +32,8 @@ static int calls_of(belay *client)
 {
     int count = 0;
     belay__loop_enter(&client->loop);
-    for (belay_link *link = client->requests.next; link != &client->requests; link = link->next) count++;
+    for (belay_link *link = client->requests.next; link != &client->requests; link = link->next)
+        count++;
     belay__loop_leave(&client->loop);
     return count;
 }
@@ -119,7 +122,8 @@ static void an_ok_after_a_cancel_is_given_back_and_canceled(void **state)
 static void a_release_that_is_not_answered_is_repeated_until_it_is(void **state)
 {
     belay_lock *lock;
-    script_add(BELAY_VERB_RELEASE, (struct script_reply){ .status = BELAY_UNAVAILABLE, .times = 3 });
+    script_add(BELAY_VERB_RELEASE,
+               (struct script_reply){ .status = BELAY_UNAVAILABLE, .times = 3 });
     script_add(BELAY_VERB_RELEASE, (struct script_reply){ .status = BELAY_OK });
     assert_int_equal(acquire_for(*state, BELAY_TRY, 0, &lock), BELAY_OK);
 
@@ -128,7 +132,8 @@ static void a_release_that_is_not_answered_is_repeated_until_it_is(void **state)
     assert_true(eventually(script_drops() == 1)); /* the debt is paid, its lock is gone */
     assert_int_equal(script_count(BELAY_VERB_RELEASE), 4);
     for (int i = 0; i < 4; i++)
-        assert_string_equal(script_call_at(BELAY_VERB_RELEASE, i).owner, script_call_at(BELAY_VERB_ACQUIRE, 0).owner);
+        assert_string_equal(script_call_at(BELAY_VERB_RELEASE, i).owner,
+                            script_call_at(BELAY_VERB_ACQUIRE, 0).owner);
 }
 
 static void a_release_is_not_repeated_when_the_ttl_has_run_out_since(void **state)
@@ -159,7 +164,8 @@ static void a_debt_is_paid_at_close(void **state)
     belay *client = help_open("keep = false; close_timeout = \"5s\";", NULL);
     belay_lock *lock;
     (void)state;
-    script_add(BELAY_VERB_RELEASE, (struct script_reply){ .status = BELAY_UNAVAILABLE, .times = 3 });
+    script_add(BELAY_VERB_RELEASE,
+               (struct script_reply){ .status = BELAY_UNAVAILABLE, .times = 3 });
     script_add(BELAY_VERB_RELEASE, (struct script_reply){ .status = BELAY_OK });
     assert_int_equal(acquire_for(client, BELAY_TRY, 0, &lock), BELAY_OK);
     assert_int_equal(belay_release(lock, NULL), BELAY_UNAVAILABLE);
@@ -207,7 +213,8 @@ static void close_cancels_what_is_in_flight_and_releases_what_is_held(void **sta
     const char *names[] = { "a", "b", "a" };
     for (int i = 0; i < 3; i++) caller_acquire(&callers[i], client, names[i], BELAY_FOREVER);
     assert_true(eventually(script_pending(BELAY_VERB_ACQUIRE) == 2));
-    assert_int_equal(belay_acquire_start(client, "c", &options, answer_in, &answer, NULL, NULL), BELAY_OK);
+    assert_int_equal(belay_acquire_start(client, "c", &options, answer_in, &answer, NULL, NULL),
+                     BELAY_OK);
     assert_true(eventually(calls_of(client) == 4));
 
     belay_close(client);
@@ -243,7 +250,8 @@ static int closes_over_a_deaf_backend(void *arg)
     if (client == NULL) return 1;
     acquires(SCRIPT_DEAF, BELAY_OK, 0);
     if (blocking) caller_acquire(&caller, client, "a", BELAY_TRY);
-    else if (belay_acquire_start(client, "a", NULL, answer_in, &answer, NULL, NULL) != BELAY_OK) return 2;
+    else if (belay_acquire_start(client, "a", NULL, answer_in, &answer, NULL, NULL) != BELAY_OK)
+        return 2;
     if (!eventually(script_pending(BELAY_VERB_ACQUIRE) == 1)) return 3;
     int64_t began = help_now();
     belay_close(client);
@@ -279,7 +287,8 @@ static void a_stuck_worker_is_abandoned_and_forgets_its_job_later(void **state)
     struct answer answer = { 0 };
     script_gate(false);
     acquires(SCRIPT_WORKER, BELAY_OK, 0);
-    assert_int_equal(belay_acquire_start(client, "a", NULL, answer_in, &answer, NULL, NULL), BELAY_OK);
+    assert_int_equal(belay_acquire_start(client, "a", NULL, answer_in, &answer, NULL, NULL),
+                     BELAY_OK);
     assert_true(eventually(script_jobs_begun() == 1));
     int threads = help_threads();
 
@@ -323,19 +332,29 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(an_op_that_settles_by_a_timer_is_answered, setup, teardown),
-        cmocka_unit_test_setup_teardown(an_op_that_settles_by_a_job_on_the_worker_is_answered, setup, teardown),
-        cmocka_unit_test_setup_teardown(an_op_that_settles_by_a_foreign_threads_poke_is_answered, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_try_that_is_not_answered_ends_with_its_timeout, setup, teardown),
-        cmocka_unit_test_setup_teardown(an_ok_past_the_deadline_is_given_back_and_no_ok, setup, teardown),
-        cmocka_unit_test_setup_teardown(an_ok_after_a_cancel_is_given_back_and_canceled, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_release_that_is_not_answered_is_repeated_until_it_is, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_release_is_not_repeated_when_the_ttl_has_run_out_since, setup, teardown),
+        cmocka_unit_test_setup_teardown(an_op_that_settles_by_a_job_on_the_worker_is_answered,
+                                        setup, teardown),
+        cmocka_unit_test_setup_teardown(an_op_that_settles_by_a_foreign_threads_poke_is_answered,
+                                        setup, teardown),
+        cmocka_unit_test_setup_teardown(a_try_that_is_not_answered_ends_with_its_timeout, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(an_ok_past_the_deadline_is_given_back_and_no_ok, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(an_ok_after_a_cancel_is_given_back_and_canceled, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(a_release_that_is_not_answered_is_repeated_until_it_is,
+                                        setup, teardown),
+        cmocka_unit_test_setup_teardown(a_release_is_not_repeated_when_the_ttl_has_run_out_since,
+                                        setup, teardown),
         cmocka_unit_test_setup_teardown(a_debt_is_paid_at_close, setup, teardown),
-        cmocka_unit_test_setup_teardown(close_gives_up_a_debt_after_its_timeout_and_says_so, setup, teardown),
-        cmocka_unit_test_setup_teardown(close_cancels_what_is_in_flight_and_releases_what_is_held, setup, teardown),
+        cmocka_unit_test_setup_teardown(close_gives_up_a_debt_after_its_timeout_and_says_so, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(close_cancels_what_is_in_flight_and_releases_what_is_held,
+                                        setup, teardown),
         cmocka_unit_test(close_returns_though_a_started_call_never_settles_and_says_so),
         cmocka_unit_test(close_returns_though_a_blocked_call_never_settles),
-        cmocka_unit_test_setup_teardown(a_stuck_worker_is_abandoned_and_forgets_its_job_later, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_stuck_worker_is_abandoned_and_forgets_its_job_later,
+                                        setup, teardown),
         cmocka_unit_test(settling_twice_aborts_in_debug_builds_and_is_ignored_in_release_ones),
     };
 

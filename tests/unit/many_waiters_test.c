@@ -1,4 +1,5 @@
-/* many_waiters_test.c - thousands wait for one name: descriptors and memory are bounded, all are answered: FAULTS row 55. */
+/* many_waiters_test.c - thousands wait for one name: descriptors and memory are bounded, all are
+ * answered: FAULTS row 55. */
 #define _GNU_SOURCE
 #include "tests/unit/engine_help.h"
 
@@ -14,7 +15,8 @@ static void pass_on(void *arg, belay_status status, belay_lock *lock, const bela
 {
     struct crowd *crowd = arg;
     (void)err;
-    if (status != BELAY_OK || belay_release(lock, NULL) != BELAY_OK) atomic_fetch_add(&crowd->wrong, 1);
+    if (status != BELAY_OK || belay_release(lock, NULL) != BELAY_OK)
+        atomic_fetch_add(&crowd->wrong, 1);
     atomic_fetch_add(&crowd->got, 1);
 }
 
@@ -52,7 +54,9 @@ static void five_thousand_started_waiters_are_all_answered(void **state)
     assert_int_equal(belay_acquire(crowd.client, "a", &options, &held, NULL), BELAY_OK);
     int fds = help_fds();
     for (int i = 0; i < waiters; i++)
-        assert_int_equal(belay_acquire_start(crowd.client, "a", &options, pass_on, &crowd, NULL, NULL), BELAY_OK);
+        assert_int_equal(belay_acquire_start(crowd.client, "a", &options, pass_on, &crowd, NULL,
+                                             NULL),
+                         BELAY_OK);
     assert_int_equal(help_fds(), fds);
     int64_t spent = help_cpu();
     assert_int_equal(belay_release(held, NULL), BELAY_OK);
@@ -76,7 +80,8 @@ static void two_hundred_blocked_threads_are_all_answered(void **state)
     options.ttl_ms = 600000;
     assert_int_equal(belay_acquire(crowd.client, "a", &options, &held, NULL), BELAY_OK);
     int fds = help_fds();
-    for (int i = 0; i < THREADS; i++) assert_int_equal(pthread_create(&threads[i], NULL, blocks, &crowd), 0);
+    for (int i = 0; i < THREADS; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, blocks, &crowd), 0);
     assert_int_equal(help_fds(), fds);
     assert_int_equal(belay_release(held, NULL), BELAY_OK);
     assert_true(eventually(atomic_load(&crowd.done) == THREADS));
@@ -98,7 +103,9 @@ static void a_hundred_idle_waiters_take_no_processor_time(void **state)
     options.ttl_ms = 600000;
     assert_int_equal(belay_acquire(crowd.client, "a", &options, &held, NULL), BELAY_OK);
     for (int i = 0; i < 100; i++)
-        assert_int_equal(belay_acquire_start(crowd.client, "a", &options, pass_on, &crowd, NULL, NULL), BELAY_OK);
+        assert_int_equal(belay_acquire_start(crowd.client, "a", &options, pass_on, &crowd, NULL,
+                                             NULL),
+                         BELAY_OK);
     int64_t until = help_now() + 300 * MS, spent = help_cpu();
     while (help_now() < until) usleep(20000);
     assert_true(help_cpu() - spent < 60 * MS);

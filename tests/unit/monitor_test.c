@@ -33,8 +33,10 @@ static void run(int rounds, bool naps)
 {
     struct shared shared = { .rounds = rounds, .naps = naps };
     pthread_t threads[THREADS];
-    for (int i = 0; i < THREADS; i++) assert_int_equal(pthread_create(&threads[i], NULL, hammer, &shared), 0);
-    assert_true(eventually(atomic_load(&shared.ended) == THREADS)); /* a lost wake would leave one asleep */
+    for (int i = 0; i < THREADS; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, hammer, &shared), 0);
+    assert_true(
+        eventually(atomic_load(&shared.ended) == THREADS)); /* a lost wake would leave one asleep */
     for (int i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
     assert_int_equal(shared.plain, (long)THREADS * rounds);
     assert_int_equal(atomic_load(&shared.most), 0);

@@ -1,4 +1,5 @@
-/* race_test.c - extend, release, loss, a foreigner's break and the keeper race on one lock: FAULTS row 54. */
+/* race_test.c - extend, release, loss, a foreigner's break and the keeper race on one lock: FAULTS
+ * row 54. */
 #define _GNU_SOURCE
 #include "tests/unit/engine_help.h"
 
@@ -15,7 +16,8 @@ static void on_lost(void *arg, belay_lock *lock, const belay_error *why)
 {
     struct race *race = arg;
     (void)why;
-    if (atomic_load(&race->released) || lock != race->lock) atomic_fetch_add(&race->after_release, 1);
+    if (atomic_load(&race->released) || lock != race->lock)
+        atomic_fetch_add(&race->after_release, 1);
     atomic_fetch_add(&race->lost, 1);
 }
 
@@ -26,7 +28,8 @@ static void *extends(void *arg)
     bool lost = false;
     for (int i = 0; i < 5; i++) {
         belay_status status = belay_extend(race->lock, 0, NULL);
-        if (status == BELAY_OK && lost) atomic_fetch_add(&race->extended, 1000); /* a loss is final */
+        if (status == BELAY_OK && lost)
+            atomic_fetch_add(&race->extended, 1000); /* a loss is final */
         if (status == BELAY_LOST) lost = true;
         if (lost && belay_lock_valid(race->lock, 0)) atomic_fetch_add(&race->extended, 1000);
     }
@@ -91,7 +94,8 @@ static void loss_is_final_and_told_at_most_once_whoever_wins(void **state)
     belay_close(race.other);
 }
 
-/* Threads take, extend and release tiny, kept locks of few names; their sections exclude each other. */
+/* Threads take, extend and release tiny, kept locks of few names; their sections exclude each
+ * other. */
 enum { NAMES = 3, WORKERS = 6 };
 struct mill {
     belay *clients[2];
@@ -118,7 +122,8 @@ static void *mills(void *arg)
             atomic_fetch_add(&mill->wrong, 1);
             continue;
         }
-        if (atomic_fetch_add(&mill->holders[n], 1) != 0 && belay_lock_valid(lock, 0)) atomic_fetch_add(&mill->wrong, 1);
+        if (atomic_fetch_add(&mill->holders[n], 1) != 0 && belay_lock_valid(lock, 0))
+            atomic_fetch_add(&mill->wrong, 1);
         if (belay_lock_token(lock) <= mill->tokens[n]) atomic_fetch_add(&mill->wrong, 1);
         mill->tokens[n] = belay_lock_token(lock);
         if (i % 3 == 0) (void)!belay_extend(lock, 0, NULL);
@@ -139,7 +144,8 @@ static void kept_locks_exclude_each_other_while_the_keeper_extends_them(void **s
     memset(&mill, 0, sizeof mill);
     mill.rounds = help_slow() ? 60 : 500;
     for (int i = 0; i < 2; i++) mill.clients[i] = help_open_url("memory:mill", NULL);
-    for (int i = 0; i < WORKERS; i++) assert_int_equal(pthread_create(&threads[i], NULL, mills, &mill), 0);
+    for (int i = 0; i < WORKERS; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, mills, &mill), 0);
     for (int i = 0; i < WORKERS; i++) pthread_join(threads[i], NULL);
     assert_int_equal(atomic_load(&mill.wrong), 0);
     for (int i = 0; i < 2; i++) belay_close(mill.clients[i]);

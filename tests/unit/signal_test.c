@@ -71,8 +71,10 @@ static int threads_that_take_signals(void *arg)
     belay_options options = BELAY_OPTIONS_INIT;
     struct answer answer = { 0 };
     (void)arg;
-    script_add(BELAY_VERB_ACQUIRE, (struct script_reply){ .how = SCRIPT_WORKER, .status = BELAY_OK });
-    if (belay_acquire_start(client, "a", &options, answer_in, &answer, NULL, NULL) != BELAY_OK) return 100;
+    script_add(BELAY_VERB_ACQUIRE,
+               (struct script_reply){ .how = SCRIPT_WORKER, .status = BELAY_OK });
+    if (belay_acquire_start(client, "a", &options, answer_in, &answer, NULL, NULL) != BELAY_OK)
+        return 100;
     if (!eventually(atomic_load(&answer.count) == 1)) return 101;
     int open = 0, all = 0;
     DIR *dir = opendir("/proc/self/task");
@@ -90,7 +92,8 @@ static void threads_of_ours_take_no_signals(void **state)
 {
     (void)state;
     const char *sanitize = getenv("BELAY_SANITIZE");
-    if (sanitize != NULL && strcmp(sanitize, "thread") == 0) skip(); /* it has a thread of its own */
+    if (sanitize != NULL && strcmp(sanitize, "thread") == 0)
+        skip(); /* it has a thread of its own */
     assert_int_equal(help_fork(threads_that_take_signals, NULL), 1); /* the main thread alone */
 }
 
@@ -108,7 +111,8 @@ static void no_disposition_and_no_mask_is_touched(void **state)
     belay_close(client);
     pthread_sigmask(SIG_SETMASK, NULL, &after);
     sigaction(SIGPIPE, NULL, &pipe_after);
-    for (int signal = 1; signal < 65; signal++) assert_int_equal(sigismember(&before, signal), sigismember(&after, signal));
+    for (int signal = 1; signal < 65; signal++)
+        assert_int_equal(sigismember(&before, signal), sigismember(&after, signal));
     assert_true(pipe_before.sa_handler == pipe_after.sa_handler);
 }
 
@@ -116,7 +120,8 @@ static void no_disposition_and_no_mask_is_touched(void **state)
 
 static void errno_is_left_alone(void **state)
 {
-    belay *client = help_open_url("memory:errno", NULL), *other = help_open_url("memory:errno", NULL);
+    belay *client = help_open_url("memory:errno", NULL),
+          *other = help_open_url("memory:errno", NULL);
     belay_cancel *cancel = belay_cancel_new();
     belay_options options = BELAY_OPTIONS_INIT;
     belay_lock *lock, *none;
@@ -169,7 +174,8 @@ static void *victim_main(void *arg)
 static void a_thread_is_not_canceled_inside_a_call(void **state)
 {
     /* Releasing wakes the other client of the place by a write, which is a cancellation point. */
-    belay *client = help_open_url("memory:cancel", NULL), *other = help_open_url("memory:cancel", NULL);
+    belay *client = help_open_url("memory:cancel", NULL),
+          *other = help_open_url("memory:cancel", NULL);
     struct victim victim = { .client = client };
     belay_lock *lock;
     pthread_t thread;
@@ -180,7 +186,8 @@ static void a_thread_is_not_canceled_inside_a_call(void **state)
 
     assert_true(atomic_load(&victim.released));
     assert_true(atomic_load(&victim.acquired));
-    assert_int_equal(belay_acquire(other, "a", NULL, &lock, NULL), BELAY_OK); /* nothing was left locked */
+    assert_int_equal(belay_acquire(other, "a", NULL, &lock, NULL),
+                     BELAY_OK); /* nothing was left locked */
     assert_int_equal(belay_release(lock, NULL), BELAY_OK);
     belay_close(other);
     belay_close(client);

@@ -416,6 +416,9 @@ static void in_the_group(void *arg, int from, int to)
     child_ready(to);
     child_wait(from);
     if (belay_release(lock, NULL) != BELAY_OK) _exit(81);
+    /* Alive until it is told: its end would wake the other as well. */
+    child_ready(to);
+    child_wait(from);
     belay_close(client);
 }
 
@@ -443,8 +446,12 @@ static void users_of_a_group_share_a_file_and_wake_each_other(void **state)
     assert_int_equal(room_count(&room, ".sock"), 1);
     int64_t start = now_ms();
     child_go(&a);
+    assert_true(child_said(&a));
     assert_true(child_said(&b)); /* long before the minute of the TTL, or core's five seconds */
     assert_true(now_ms() - start < 2500);
+    child_go(&b);
+    assert_true(child_said(&b));
+    child_go(&a);
     child_go(&b);
     assert_int_equal(child_end(&a, 0), 0);
     assert_int_equal(child_end(&b, 0), 0);

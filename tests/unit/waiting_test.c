@@ -1,7 +1,8 @@
-/* waiting_test.c - one blocked acquire, attempt by attempt, with a turned clock: SEMANTICS section 3.
+/* waiting_test.c - one blocked acquire, attempt by attempt, with a turned clock: SEMANTICS
+ * section 3.
  *
- * BELAY_DISPATCH and a fake world: a blocking call moves the clock to its next moment of work by itself, so that what
- * an acquire did and when is exact but for its jitter (less than 25 ms). */
+ * BELAY_DISPATCH and a fake world: a blocking call moves the clock to its next moment of work by
+ * itself, so that what an acquire did and when is exact but for its jitter (less than 25 ms). */
 #define _GNU_SOURCE
 #include "tests/unit/engine_help.h"
 
@@ -131,7 +132,8 @@ static void every_attempt_has_an_owner_of_its_own(void **state)
     assert_int_equal(acquire(*state, BELAY_FOREVER), BELAY_OK);
     for (int i = 0; i < 6; i++)
         for (int j = 0; j < i; j++)
-            assert_string_not_equal(script_call_at(BELAY_VERB_ACQUIRE, i).owner, script_call_at(BELAY_VERB_ACQUIRE, j).owner);
+            assert_string_not_equal(script_call_at(BELAY_VERB_ACQUIRE, i).owner,
+                                    script_call_at(BELAY_VERB_ACQUIRE, j).owner);
 }
 
 /* ------------------------------------------------------------------ outages */
@@ -213,7 +215,8 @@ static void start(belay *client, struct answer *answer, int64_t wait_ms, belay_r
 {
     belay_options options = BELAY_OPTIONS_INIT;
     options.wait_ms = wait_ms;
-    assert_int_equal(belay_acquire_start(client, "a", &options, answer_in, answer, request, NULL), BELAY_OK);
+    assert_int_equal(belay_acquire_start(client, "a", &options, answer_in, answer, request, NULL),
+                     BELAY_OK);
 }
 
 static void turn(belay *client, int64_t ms)
@@ -233,7 +236,7 @@ static void only_the_head_asks_and_the_queue_is_first_in_first_out(void **state)
     acquires((struct script_reply){ .status = BELAY_OK });
     for (int i = 0; i < 6; i++) start(client, &answers[i], BELAY_FOREVER, NULL);
     turn(client, 0);
-    assert_int_equal(script_count(BELAY_VERB_ACQUIRE), 2); /* ours and the head's */
+    assert_int_equal(script_count(BELAY_VERB_ACQUIRE), 2);    /* ours and the head's */
     assert_int_equal(acquire(client, BELAY_TRY), BELAY_HELD); /* behind a queue: no I/O */
     assert_int_equal(script_count(BELAY_VERB_ACQUIRE), 2);
 
