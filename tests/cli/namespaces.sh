@@ -27,8 +27,9 @@ t_a_dead_holder_of_another_time_namespace_is_dead() {
 
 # A sandboxed unit and cron would else exclude each other in two files without a word.
 t_a_read_only_default_place_is_not_passed_over_in_silence() {
-    status 0 unshare --mount sh -c '
-        mount -t tmpfs -o ro tmpfs /run/lock && mount -t tmpfs tmpfs /tmp && exec "$@"' sh "$BELAY_BIN" run x -- echo yes
+    # By descriptor: the binary itself may lie below /tmp.
+    status 0 unshare --mount sh -c 'exec 3<"$0" && mount -t tmpfs -o ro tmpfs /run/lock &&
+        mount -t tmpfs tmpfs /tmp && exec /proc/self/fd/3 "$@"' "$BELAY_BIN" run x -- echo yes
     out_is yes
     err_has '/tmp/belay-0/locks.db: chosen because /run/lock/belay-0: Read-only'
 }
