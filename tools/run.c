@@ -303,7 +303,9 @@ int verb_run(const struct args *args)
     if (run.child.ended && WIFSIGNALED(run.child.status)) terminal_restore(&run.terminal);
     terminal_fini(&run.terminal);
     child_discard(&run.child);
+    message_never_wait(true); /* closing may have something to say, and releases meanwhile */
     belay_close(run.client);
+    message_never_wait(false);
     if (run.ended_by != 0) signals_die(run.ended_by);
     if (ran && status == child_exit_status(&run.child)) pass_to_own_group(&run.child, had_terminal);
     signals_close(&run.signals);
