@@ -493,6 +493,7 @@ const belay_backend_ops belay__sqlite_ops = {
     .url_key = "path",
     .settings = sqlite_settings,
     .scope = BELAY_SCOPE_HOST,
+    .in_order = true,
     .timeout_ms = 1000, /* a file under siege by a hundred starting processes takes half of it */
     .create = create,
     .destroy = destroy,

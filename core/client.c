@@ -372,6 +372,32 @@ static void request_prepare(belay_request *request, belay_lock *lock, const bela
         request->wait_until_ns = request->wait.since_ns + options->wait_ms * BELAY__MS;
 }
 
+/* The arguments are right, and as they will be used. */
+static belay_status arguments_read(belay *client, const char *name, size_t *length,
+                                   const belay_options *given, belay_options *options,
+                                   belay_error *err)
+{
+    belay_status status = belay__client_check(client, err);
+    if (status == BELAY_OK) status = belay__options_read(options, given, err);
+    if (status == BELAY_OK) status = acquire_check(client, name, length, options, err);
+    return status;
+}
+
+/* On OK the monitor is held, and the lock may begin. Otherwise the lock is gone. */
+static belay_status enter_with(belay_lock *lock, bool async, belay_error *err)
+{
+    belay *client = lock->client;
+    belay_status status = BELAY_OK;
+    belay__loop_enter(&client->loop);
+    if (client->closing) status = belay_error_set(err, BELAY_CLOSED, NULL, "the client is closed");
+    else if (!threads_ready(client, lock, async))
+        status = belay_error_set(err, BELAY_NOMEM, NULL, "a thread could not be started");
+    if (status == BELAY_OK) return BELAY_OK;
+    belay__loop_leave(&client->loop);
+    lock_discard(lock);
+    return status;
+}
+
 belay_status belay_acquire(belay *client, const char *name, const belay_options *given,
                            belay_lock **out, belay_error *err)
 {
@@ -379,24 +405,15 @@ belay_status belay_acquire(belay *client, const char *name, const belay_options 
     *out = NULL;
     belay_options options;
     size_t length;
-    belay_status status = belay__client_check(client, err);
-    if (status == BELAY_OK) status = belay__options_read(&options, given, err);
-    if (status == BELAY_OK) status = acquire_check(client, name, &length, &options, err);
+    belay_status status = arguments_read(client, name, &length, given, &options, err);
     if (status != BELAY_OK) return status;
     belay_lock *lock = lock_prepare(client, name, length, &options);
     if (lock == NULL) return belay_error_set(err, BELAY_NOMEM, NULL, NULL);
     belay_request request;
     belay__request_init(&request, client);
     request_prepare(&request, lock, &options);
-    belay__loop_enter(&client->loop);
-    if (client->closing) status = belay_error_set(err, BELAY_CLOSED, NULL, "the client is closed");
-    else if (!threads_ready(client, lock, false))
-        status = belay_error_set(err, BELAY_NOMEM, NULL, "a thread could not be started");
-    if (status != BELAY_OK) {
-        belay__loop_leave(&client->loop);
-        lock_discard(lock);
-        return status;
-    }
+    status = enter_with(lock, false, err);
+    if (status != BELAY_OK) return status;
     belay__acquire_begin(&request);
     status = belay__request_wait(&request, err);
     *out = request.result;
@@ -411,9 +428,7 @@ belay_status belay_acquire_start(belay *client, const char *name, const belay_op
     if (done == NULL) return invalid(err, "done is NULL");
     belay_options options;
     size_t length;
-    belay_status status = belay__client_check(client, err);
-    if (status == BELAY_OK) status = belay__options_read(&options, given, err);
-    if (status == BELAY_OK) status = acquire_check(client, name, &length, &options, err);
+    belay_status status = arguments_read(client, name, &length, given, &options, err);
     if (status != BELAY_OK) return status;
     belay_lock *lock = lock_prepare(client, name, length, &options);
     belay_request *request = lock != NULL ? belay__request_new(client, done, arg) : NULL;
@@ -422,14 +437,9 @@ belay_status belay_acquire_start(belay *client, const char *name, const belay_op
         return belay_error_set(err, BELAY_NOMEM, NULL, NULL);
     }
     request_prepare(request, lock, &options);
-    belay__loop_enter(&client->loop);
-    if (client->closing) status = belay_error_set(err, BELAY_CLOSED, NULL, "the client is closed");
-    else if (!threads_ready(client, lock, true))
-        status = belay_error_set(err, BELAY_NOMEM, NULL, "a thread could not be started");
+    status = enter_with(lock, true, err);
     if (status != BELAY_OK) {
-        belay__loop_leave(&client->loop);
         belay__free(request);
-        lock_discard(lock);
         return status;
     }
     client->loop.background++;
@@ -450,9 +460,7 @@ belay_status belay_adopt(belay *client, const char *name, const char *owner,
     *out = NULL;
     belay_options options;
     size_t length;
-    belay_status status = belay__client_check(client, err);
-    if (status == BELAY_OK) status = belay__options_read(&options, given, err);
-    if (status == BELAY_OK) status = acquire_check(client, name, &length, &options, err);
+    belay_status status = arguments_read(client, name, &length, given, &options, err);
     if (status != BELAY_OK) return status;
     if (!owner_is_well_formed(owner))
         return invalid(err, "an owner id is %d hexadecimal digits", BELAY_OWNER_LENGTH);
@@ -469,28 +477,23 @@ belay_status belay_adopt(belay *client, const char *name, const char *owner,
                                "it is held in a smaller scope than was asked for");
     belay_lock *lock = lock_prepare(client, name, length, &options);
     if (lock == NULL) return belay_error_set(err, BELAY_NOMEM, NULL, NULL);
-    belay__loop_enter(&client->loop);
-    if (client->closing) status = belay_error_set(err, BELAY_CLOSED, NULL, "the client is closed");
-    else if (!threads_ready(client, lock, false))
-        status = belay_error_set(err, BELAY_NOMEM, NULL, "a thread could not be started");
-    if (status == BELAY_OK) {
-        memcpy(lock->owner, owner, sizeof lock->owner);
-        /* As if granted when we asked, for what the place says is left. */
-        int64_t left = info.remaining_ms >= 0 ? info.remaining_ms : lock->ttl_ms;
-        belay_op op = { .sent_ns = asked, .token = info.token, .scope = info.scope };
-        belay__lock_begin(lock, &op);
-        int64_t drift = left * BELAY__MS / 100 + 2 * BELAY__MS;
-        atomic_store_explicit(&lock->deadline_ns, asked + left * BELAY__MS - drift,
-                              memory_order_release);
-        if (lock->kept) lock->next_ns = asked; /* what is left may be short */
-        belay__keeper_arm(lock);
-        *out = lock;
-    }
+    status = enter_with(lock, false, err);
+    if (status != BELAY_OK) return status;
+    memcpy(lock->owner, owner, sizeof lock->owner);
+    /* As if granted when we asked, for what the place says is left. */
+    int64_t left = (info.remaining_ms >= 0 ? info.remaining_ms : lock->ttl_ms) * BELAY__MS;
+    belay_op op = { .sent_ns = asked, .token = info.token, .scope = info.scope };
+    belay__lock_begin(lock, &op);
+    int64_t deadline = asked + left - (left / 100 + 2 * BELAY__MS);
+    atomic_store_explicit(&lock->deadline_ns, deadline, memory_order_release);
+    if (lock->kept) lock->next_ns = asked; /* what is left may be short */
+    belay__keeper_arm(lock);
     belay__loop_leave(&client->loop);
-    if (status != BELAY_OK) lock_discard(lock);
-    if (status != BELAY_OK || belay_lock_valid(lock, 0)) return status;
+    if (belay_lock_valid(lock, 0)) {
+        *out = lock;
+        return BELAY_OK;
+    }
     belay_forget(lock);
-    *out = NULL;
     return belay_error_set(err, BELAY_LOST, NULL, "what was left of its TTL has run out");
 }
 
