@@ -50,8 +50,8 @@ static const char *const texts[STATEMENTS] = {
     [BEGIN] = "BEGIN EXCLUSIVE",
     [COMMIT] = "COMMIT",
     [ROLLBACK] = "ROLLBACK",
-    [LOOK] = "SELECT owner, expires_ns, boot, shift_ns, pid, start, pid_ns, pid2, start2"
-             " FROM locks WHERE name=?1",
+    [LOOK] = ("SELECT owner, expires_ns, boot, shift_ns, pid, start, pid_ns, pid2, start2"
+              " FROM locks WHERE name=?1"),
     [FENCE] = "UPDATE meta SET last = max(last + 1, ?1) WHERE id = 1 RETURNING last",
     [TAKE] = "INSERT OR REPLACE INTO locks VALUES(?1,?2,?3,?4,?5,?6,0,?7,?8,?9,NULL,NULL,NULL)",
     [FREE] = "DELETE FROM locks WHERE name=?1 AND owner=?2",
