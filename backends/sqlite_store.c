@@ -454,9 +454,10 @@ bool belay__sqlite_row_ended(const struct sqlite_row *row, const struct sqlite_s
 bool belay__sqlite_row_free(const struct sqlite_row *row, const struct sqlite_self *self,
                             int64_t now_ns)
 {
+    if (belay__sqlite_row_ended(row, self, now_ns)) return true;
     struct sqlite_holder holder = row->holder;
     /* /proc shows start times as the reader's time namespace has them: across two they say nothing.
      */
     if (row->shift_ns != self->shift_ns) holder.start = holder.start2 = 0;
-    return belay__sqlite_row_ended(row, self, now_ns) || belay__sqlite_holder_gone(self, &holder);
+    return belay__sqlite_holder_gone(self, &holder);
 }
