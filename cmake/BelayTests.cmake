@@ -36,10 +36,21 @@ endfunction()
 
 # The same program under valgrind: only `ctest -C Valgrind -L valgrind` (./dev check) runs these.
 find_program(VALGRIND valgrind)
+# Their forked children must exit with a status of their own, and a leak in a child, which is one on purpose,
+# would be valgrind's: memory errors alone here; leaks are LeakSanitizer's to find.
+set(valgrind_forks fork sqlite_place sqlite_wake)
+# What valgrind 3.19 can't run: pidfd_open, an alarm amid a transaction, and a limit on descriptors below its own.
+set(valgrind_cannot descriptor sqlite_holder sqlite_fault)
 function(belay_valgrind_test name target)
+    if(name IN_LIST valgrind_cannot)
+        return()
+    endif()
+    set(leaks --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite)
+    if(name IN_LIST valgrind_forks)
+        set(leaks --leak-check=no)
+    endif()
     add_test(NAME valgrind/${name} CONFIGURATIONS Valgrind WORKING_DIRECTORY ${PROJECT_BINARY_DIR}
-             COMMAND ${VALGRIND} -q --error-exitcode=99 --leak-check=full --show-leak-kinds=definite
-                     --errors-for-leak-kinds=definite --child-silent-after-fork=yes
+             COMMAND ${VALGRIND} -q --error-exitcode=99 ${leaks} --child-silent-after-fork=yes
                      $<TARGET_FILE:${target}>)
     set_tests_properties(valgrind/${name} PROPERTIES LABELS valgrind SKIP_RETURN_CODE 77
                          TIMEOUT 600
