@@ -12,7 +12,12 @@
 #include <stdio.h>
 #include <string.h>
 
-#define LATE_NS INT64_C(100000000)
+/* Pauses before the next try when another process is in the file. */
+#define FIRST_LEAST_NS 50000
+#define FIRST_RANGE_NS 350000
+#define USUAL_LEAST_NS 200000
+#define USUAL_RANGE_NS 7800000
+#define LATE_MAX_NS 15000000
 #define SWEEP_CHANCE 128
 #define SWEEP_AFTER_NS INT64_C(60000000000)
 #define PROPOSAL_MAX (UINT64_C(1) << 49)
@@ -318,30 +323,26 @@ static bool attempt(struct sqlite_backend *b, belay_op *op)
     return true;
 }
 
-/* A collision is over in a moment. A file under siege is left in peace, or nobody gets through;
- * whoever has stood there for long asks more often (docs/sqlite.md). */
+/* A collision is over in a moment, a file under siege is to be left in peace. When the timer comes
+ * late the processors are, and it may be our tries that keep whoever is in the file from getting
+ * out: three hundred processes that asked every 4 ms let nobody through for 15 s (docs/sqlite.md).
+ */
 void belay__sqlite_retry_arm(struct sqlite_backend *b)
 {
-    static const struct {
-        int32_t least_ns;
-        uint32_t range_ns;
-    } first = { 50000, 350000 }, usual = { 200000, 7800000 }, late = { 100000, 2900000 };
     belay_env *env = b->store.env;
-    int64_t now = belay_env_now(env), age = 0;
     if (belay_timer_armed(&b->retry)) return;
-    if (!belay_links_empty(&b->queue))
-        age = now - belay_container_of(b->queue.next, belay_op, link)->number;
-    int32_t least = b->tries == 0 ? first.least_ns : age < LATE_NS ? usual.least_ns : late.least_ns;
-    uint32_t range = b->tries == 0   ? first.range_ns
-                     : age < LATE_NS ? usual.range_ns
-                                     : late.range_ns;
+    int64_t late = b->late_ns < LATE_MAX_NS ? b->late_ns : LATE_MAX_NS;
+    int64_t pause = FIRST_LEAST_NS + belay_env_random_below(env, FIRST_RANGE_NS);
+    if (b->tries > 0)
+        pause = USUAL_LEAST_NS + belay_env_random_below(env, (uint32_t)(USUAL_RANGE_NS + 4 * late));
     b->tries++;
-    belay_timer_arm(env, &b->retry, now + least + belay_env_random_below(env, range));
+    belay_timer_arm(env, &b->retry, belay_env_now(env) + pause);
 }
 
 static void retry_fired(belay_timer *timer)
 {
     struct sqlite_backend *b = belay_container_of(timer, struct sqlite_backend, retry);
+    b->late_ns = belay_env_now(b->store.env) - timer->due_ns;
     while (!belay_links_empty(&b->queue)) {
         belay_op *op = belay_container_of(b->queue.next, belay_op, link);
         if (!attempt(b, op)) {

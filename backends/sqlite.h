@@ -265,7 +265,8 @@ struct sqlite_backend {
     belay_link queue;  /* ops behind a busy file, oldest first */
     belay_link chores; /* what is done when there is time */
     unsigned chore_count;
-    unsigned tries; /* how often in a row the file was busy */
+    unsigned tries;  /* how often in a row the file was busy */
+    int64_t late_ns; /* how late the last retry came */
     belay_timer retry;
     belay_task task;
 };
