@@ -19,6 +19,9 @@ void bench_sleep(int64_t ns);
 _Noreturn void bench_die(const char *what, const char *why);
 /* bench_die unless `status`, a belay_status, is BELAY_OK. */
 void bench_need(int status, const char *what, const char *why);
+/* From now on a child that fails ends this process: a barrier would wait for it for ever. Children
+ * are to end with their parent (PR_SET_PDEATHSIG). */
+void bench_watch_children(void);
 /* Removes a directory of ours and the files in it. */
 void bench_remove(const char *directory);
 /* The middle one, or the mean of the middle two; sorts them. 0 for none. */

@@ -6,12 +6,14 @@
 #include <dirent.h>
 #include <errno.h>
 #include <math.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/utsname.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -48,6 +50,26 @@ void bench_die(const char *what, const char *why)
 void bench_need(int status, const char *what, const char *why)
 {
     if (status != BELAY_OK) bench_die(what, why[0] != '\0' ? why : belay_status_text(status));
+}
+
+static void child_ended(int signal)
+{
+    static const char said[] = "bench: a process failed\n";
+    int saved = errno;
+    siginfo_t child = { 0 };
+    (void)signal;
+    if (waitid(P_ALL, 0, &child, WEXITED | WNOHANG | WNOWAIT) == 0 && child.si_pid != 0 &&
+        (child.si_code != CLD_EXITED || child.si_status != 0)) {
+        if (write(STDERR_FILENO, said, sizeof said - 1) < 0) _exit(2);
+        _exit(1);
+    }
+    errno = saved;
+}
+
+void bench_watch_children(void)
+{
+    struct sigaction action = { .sa_handler = child_ended, .sa_flags = SA_RESTART | SA_NOCLDSTOP };
+    if (sigaction(SIGCHLD, &action, NULL) != 0) bench_die("sigaction", strerror(errno));
 }
 
 void bench_remove(const char *directory)

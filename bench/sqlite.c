@@ -262,6 +262,7 @@ static struct result measure(int64_t (*work)(int process), int processes)
     pthread_barrierattr_setpshared(&shared, PTHREAD_PROCESS_SHARED);
     pthread_barrier_init(&stage->barrier, &shared, (unsigned)processes + 1);
     fflush(stdout);
+    bench_watch_children();
     for (int i = 0; i < processes; i++) {
         pids[i] = fork();
         if (pids[i] < 0) bench_die("fork", "failed");
