@@ -63,6 +63,7 @@ struct bare {
     sqlite3_stmt *statements[STATEMENTS];
     struct stat file;
     uint64_t chance;
+    int64_t late_ns; /* how late the last pause ended */
 };
 
 static void bare_die(const struct bare *b, const char *what)
@@ -95,16 +96,17 @@ static void bare_close(struct bare *b)
     sqlite3_close(b->db);
 }
 
-/* A pause after the try number `tries` (from 0), the first of which was at `since`. */
-static void bare_pause(struct bare *b, int tries, int64_t since)
+static void bare_pause(struct bare *b, int tries)
 {
-    bool late = bench_now() - since >= 100000000;
-    int64_t least = tries == 0 ? 50000 : late ? 100000 : 200000;
-    int64_t range = tries == 0 ? 350000 : late ? 2900000 : 7800000;
+    int64_t late = b->late_ns < 15000000 ? b->late_ns : 15000000;
+    int64_t least = tries == 0 ? 50000 : 200000;
+    int64_t range = tries == 0 ? 350000 : 7800000 + 4 * late;
     b->chance ^= b->chance << 13;
     b->chance ^= b->chance >> 7;
     b->chance ^= b->chance << 17;
-    bench_sleep(least + (int64_t)(b->chance % (uint64_t)range));
+    int64_t due = bench_now() + least + (int64_t)(b->chance % (uint64_t)range);
+    bench_sleep(due - bench_now());
+    b->late_ns = bench_now() - due;
 }
 
 /* The statement's first row stays readable until the next run of it. */
@@ -120,12 +122,11 @@ static int bare_run(struct bare *b, int which)
 static void bare_begin(struct bare *b)
 {
     struct stat now;
-    int64_t since = bench_now();
     for (int tries = 0;; tries++) {
         int rc = bare_run(b, BEGIN);
         sqlite3_reset(b->statements[BEGIN]);
         if (rc == SQLITE_DONE) break;
-        bare_pause(b, tries, since);
+        bare_pause(b, tries);
     }
     if (lstat(path, &now) != 0 || now.st_dev != b->file.st_dev || now.st_ino != b->file.st_ino)
         bench_die(path, "was moved");
