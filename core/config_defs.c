@@ -121,7 +121,7 @@ static belay_status url_query(struct url_reading *r, const char *key, const char
 /* What stands behind "scheme:" for a table without a `url` of its own. */
 static belay_status url_rest(struct url_reading *r, const belay_backend_ops *ops)
 {
-    const struct belay__url *url = r->url;
+    const belay_url *url = &r->url->parts;
 
     if (url->host_count > 0 || url->user != NULL || url->password != NULL)
         return belay_error_set(
@@ -139,14 +139,14 @@ static belay_status url_rest(struct url_reading *r, const belay_backend_ops *ops
 /* The table's own reading of the URL. Its message is not to show the password. */
 static belay_status url_own(struct url_reading *r, const belay_backend_ops *ops)
 {
+    const belay_url *url = &r->url->parts;
     belay_error *err = r->defs->err;
-    belay_status status = ops->url(r->url->bare, url_put, r, err);
+    belay_status status = ops->url(url, url_put, r, err);
 
     if (r->status != BELAY_OK) return r->status;
     if (status == BELAY_OK) return BELAY_OK;
-    if (err != NULL && r->url->password != NULL && r->url->password[0] != '\0' &&
-        (strstr(err->text, r->url->password) != NULL ||
-         strstr(err->node, r->url->password) != NULL))
+    if (err != NULL && url->password != NULL && url->password[0] != '\0' &&
+        (strstr(err->text, url->password) != NULL || strstr(err->node, url->password) != NULL))
         belay_error_set(err, status, NULL, "is not a valid URL for a backend of type \"%.40s\"",
                         ops->type);
     return belay__error_at(err, status, r->at);
@@ -167,7 +167,7 @@ static belay_status url_fill(struct url_reading *r, const belay_backend_ops *ops
 /* Does it hold a secret in clear? */
 static bool url_has_secret(const struct belay__url *url, const belay_backend_ops *ops)
 {
-    if (url->password != NULL) return true;
+    if (url->parts.password != NULL) return true;
     for (size_t i = 0; i < url->query_count; i++) {
         for (const belay_setting_spec *s = ops->settings; s != NULL && s->key != NULL; s++) {
             if (s->type == BELAY_SETTING_SECRET && strcmp(s->key, url->query[i].key) == 0)
@@ -196,7 +196,7 @@ belay_status belay__defs_url(struct belay__defs *defs, const char *text, const c
     struct belay__url url = { 0 };
     struct url_reading r = { .defs = defs, .url = &url, .top = top };
     const belay_backend_ops *ops = NULL;
-    char place[2 * BELAY__AT + 4], *name = NULL;
+    char place[2 * BELAY__AT + 4];
     belay_status status;
 
     for (size_t i = 0; i < defs->count; i++) {
@@ -212,17 +212,13 @@ belay_status belay__defs_url(struct belay__defs *defs, const char *text, const c
     status = belay__url_parse(&url, text, at, defs->world, defs->err);
     if (status == BELAY_OK && exposed && at != NULL && url_has_secret(&url, ops))
         status = belay__exposed(at, defs->err);
-    if (status == BELAY_OK) {
-        name = belay__url_masked(url.bare, defs->world);
-        status = name != NULL ? belay__defs_add(defs, name, ops, place, index) : no_memory(defs);
-    }
+    if (status == BELAY_OK) status = belay__defs_add(defs, url.parts.text, ops, place, index);
     if (status == BELAY_OK) {
         struct belay__def *def = &defs->list[*index];
         def->url = belay__strdup(defs->world, text);
         r.settings = def->settings;
         status = def->url != NULL ? url_fill(&r, ops) : no_memory(defs);
     }
-    belay__free(name);
     belay__url_free(&url);
     return status;
 }

@@ -6,6 +6,7 @@
 #include "core/alloc.h"
 #include "core/suggest.h"
 
+#include <assert.h>
 #include <stdio.h>
 
 static bool is_lower(char c)
@@ -37,15 +38,26 @@ bool belay__url_looks(const char *text)
 
 /* ------------------------------------------------------------------ masking */
 
+static bool ends_with(const char *text, size_t length, const char *end)
+{
+    size_t n = strlen(end);
+
+    return length >= n && strncmp(text + length - n, end, n) == 0;
+}
+
 /* Is it a query's key whose value is a secret, other than a way to find one? */
 static bool key_is_secret(const char *key, size_t length)
 {
     static const char *const words[] = { "pass", "secret" };
 
+    if (ends_with(key, length, "_file") || ends_with(key, length, "_env") ||
+        ends_with(key, length, "_credential"))
+        return false;
+    if (memchr(key, '%', length) != NULL) return true; /* could be anything */
     for (size_t w = 0; w < 2; w++) {
         size_t n = strlen(words[w]);
         for (size_t i = 0; i + n <= length; i++) {
-            if (strncasecmp(key + i, words[w], n) == 0) return memchr(key, '_', length) == NULL;
+            if (strncasecmp(key + i, words[w], n) == 0) return true;
         }
     }
     return false;
@@ -123,15 +135,16 @@ static int hex_digit(char c)
     return -1;
 }
 
-/* *out: from[0..length) with %XX decoded, to be freed. */
-static belay_status url_decode(const struct parser *p, const char *from, size_t length, char **out)
+/* *out: from[0..length) with %XX decoded, in the store. */
+static belay_status url_decode(const struct parser *p, const char *from, size_t length,
+                               const char **out)
 {
-    char *copy = belay__alloc(p->world, length + 1);
+    struct belay__url *url = p->url;
+    char *copy = url->store + url->used;
     const char *why = NULL;
     size_t used = 0;
 
-    *out = copy;
-    if (copy == NULL) return no_memory(p->err);
+    assert(length < url->room - url->used);
     for (size_t i = 0; i < length && why == NULL; i++) {
         int high, low;
         if (from[i] != '%') {
@@ -146,6 +159,9 @@ static belay_status url_decode(const struct parser *p, const char *from, size_t 
         else copy[used++] = (char)(high * 16 + low);
         i += 2;
     }
+    copy[used++] = '\0';
+    url->used += used;
+    *out = copy;
     return why == NULL ? BELAY_OK : url_wrong(p, why);
 }
 
@@ -155,15 +171,15 @@ static belay_status url_userinfo(struct parser *p, const char *from, size_t leng
     size_t user = colon != NULL ? (size_t)(colon - from) : length;
     belay_status status = BELAY_OK;
 
-    if (user > 0) status = url_decode(p, from, user, &p->url->user);
+    if (user > 0) status = url_decode(p, from, user, &p->url->parts.user);
     if (status == BELAY_OK && colon != NULL)
-        status = url_decode(p, colon + 1, length - user - 1, &p->url->password);
+        status = url_decode(p, colon + 1, length - user - 1, &p->url->parts.password);
     return status;
 }
 
 /* One of a list: "name", "name:port", "[v6]", "[v6]:port". */
 static belay_status url_host(struct parser *p, const char *from, size_t length,
-                             struct belay__url_host *host)
+                             belay_url_host *host)
 {
     const char *colon = memchr(from, ':', length);
     size_t name = colon != NULL ? (size_t)(colon - from) : length, digits;
@@ -202,10 +218,11 @@ static belay_status url_hosts(struct parser *p, const char *from, size_t length)
     for (size_t i = 0; i < length; i++) count += from[i] == ',';
     p->url->hosts = belay__alloc(p->world, count * sizeof(*p->url->hosts));
     if (p->url->hosts == NULL) return no_memory(p->err);
+    p->url->parts.hosts = p->url->hosts;
     for (const char *end = from + length; from <= end;) {
         const char *comma = memchr(from, ',', (size_t)(end - from));
         size_t n = (size_t)((comma != NULL ? comma : end) - from);
-        belay_status status = url_host(p, from, n, &p->url->hosts[p->url->host_count++]);
+        belay_status status = url_host(p, from, n, &p->url->hosts[p->url->parts.host_count++]);
         if (status != BELAY_OK) return status;
         from += n + 1;
     }
@@ -247,24 +264,45 @@ static belay_status url_query(struct parser *p, const char *from)
     }
 }
 
+static void wipe(char *text)
+{
+    if (text != NULL) explicit_bzero(text, strlen(text));
+    belay__free(text);
+}
+
+/* The URL without its query, its password masked: for messages, and as a name. */
+static belay_status url_show(struct parser *p, size_t bare)
+{
+    char *copy = belay__copy(p->world, p->text, bare);
+
+    if (copy == NULL) return no_memory(p->err);
+    p->url->masked = belay__url_masked(copy, p->world);
+    wipe(copy);
+    if (p->url->masked == NULL) return no_memory(p->err);
+    p->url->parts.text = p->url->masked;
+    return BELAY_OK;
+}
+
 static belay_status url_take_apart(struct parser *p)
 {
     size_t scheme = scheme_length(p->text), bare = strcspn(p->text, "?"), n;
     const char *rest = p->text + scheme + 1;
-    belay_status status = BELAY_OK;
+    belay_status status;
 
-    p->url->scheme = belay__copy(p->world, p->text, scheme);
-    p->url->bare = belay__copy(p->world, p->text, bare);
-    if (p->url->scheme == NULL || p->url->bare == NULL) return no_memory(p->err);
+    p->url->room = 2 * strlen(p->text) + 4; /* no string is longer than its text, and a NUL */
+    p->url->store = belay__alloc(p->world, p->url->room);
+    if (p->url->store == NULL) return no_memory(p->err);
+    status = url_show(p, bare);
+    if (status == BELAY_OK) status = url_decode(p, p->text, scheme, &p->url->parts.scheme);
     n = bare - (size_t)(rest - p->text);
-    if (strncmp(rest, "//", 2) == 0) {
+    if (status == BELAY_OK && strncmp(rest, "//", 2) == 0) {
         size_t authority = strcspn(rest + 2, "/?");
         p->url->authority = true;
         status = url_authority(p, rest + 2, authority);
         rest += 2 + authority;
         n -= 2 + authority;
     }
-    if (status == BELAY_OK) status = url_decode(p, rest, n, &p->url->path);
+    if (status == BELAY_OK) status = url_decode(p, rest, n, &p->url->parts.path);
     if (status == BELAY_OK && p->text[bare] == '?') status = url_query(p, p->text + bare + 1);
     return status;
 }
@@ -287,25 +325,12 @@ belay_status belay__url_parse(struct belay__url *out, const char *text, const ch
     return url_take_apart(&p);
 }
 
-static void wipe(char *text)
-{
-    if (text != NULL) explicit_bzero(text, strlen(text));
-    belay__free(text);
-}
-
 void belay__url_free(struct belay__url *url)
 {
-    for (size_t i = 0; i < url->host_count; i++) wipe(url->hosts[i].host);
-    for (size_t i = 0; i < url->query_count; i++) {
-        wipe(url->query[i].key);
-        wipe(url->query[i].value);
-    }
+    if (url->store != NULL) explicit_bzero(url->store, url->room);
+    belay__free(url->store);
+    belay__free(url->masked);
     belay__free(url->hosts);
     belay__free(url->query);
-    wipe(url->scheme);
-    wipe(url->bare);
-    wipe(url->user);
-    wipe(url->password);
-    wipe(url->path);
     *url = (struct belay__url){ 0 };
 }

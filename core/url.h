@@ -6,26 +6,20 @@
 
 #define BELAY__URL_MAX 4096 /* bytes */
 
-struct belay__url_host {
-    char *host;    /* a name or an address; IPv6 without its brackets */
-    uint16_t port; /* 0: not given */
-};
-
 struct belay__url_pair {
-    char *key, *value;
+    const char *key, *value;
 };
 
 /* scheme:rest, or scheme://user:password@host:port,host/path?key=value&... Percent-decoded. */
 struct belay__url {
-    char *scheme;
-    char *bare;            /* the URL without its query, as written */
-    bool authority;        /* there is a "//" */
-    char *user, *password; /* NULL where there is none */
-    struct belay__url_host *hosts;
-    size_t host_count;
-    char *path; /* behind the authority, or behind "scheme:"; may be "" */
+    belay_url parts; /* what a backend's `url` is given; it points into the rest */
+    bool authority;  /* there is a "//" */
     struct belay__url_pair *query;
     size_t query_count;
+    belay_url_host *hosts;
+    char *masked; /* parts.text */
+    char *store;  /* every other string, one behind the other */
+    size_t used, room;
 };
 
 /* Does it begin as a URL does: a lowercase letter, letters, digits, + - . and a colon? */
@@ -38,8 +32,8 @@ belay_status belay__url_parse(struct belay__url *out, const char *text, const ch
 void belay__url_free(struct belay__url *url); /* wipes */
 
 /* A copy with passwords replaced by ***, to be freed: what stands between the first ':' behind "//"
- * and the last '@', and the query's values whose key has "pass" or "secret" in it. Errs on the side
- * of masking. */
+ * and the last '@', and the query's values whose key has "pass" or "secret" in it (KEY_file,
+ * KEY_env and KEY_credential aside) or is not written plainly. Errs on the side of masking. */
 char *belay__url_masked(const char *text, belay_world *world);
 
 #endif

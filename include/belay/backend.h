@@ -375,6 +375,24 @@ BELAY_API belay_status belay_error_set(belay_error *err, belay_status status, co
 
 /* ------------------------------------------------------------------ the table */
 
+/* A URL, taken apart and percent-decoded: scheme://user:password@host:port,host/path, or
+ * scheme:path. What stands behind '?' is core's: there key=value sets a key of the table, also a
+ * dotted one, `timeout`, and what the whole configuration has (prefix, ttl, wait, keep, fencing).
+ * Everything is valid until `url` returns. */
+typedef struct belay_url_host {
+    const char *host; /* a name or an address; IPv6 without its brackets */
+    uint16_t port;    /* 0: not given */
+} belay_url_host;
+
+typedef struct belay_url {
+    const char *scheme;
+    const char *text;            /* the URL for messages: without its query, the password masked */
+    const char *user, *password; /* NULL where there is none */
+    size_t host_count;
+    const belay_url_host *hosts; /* NULL if there are none */
+    const char *path;            /* behind the authority ("/0"), or behind "scheme:"; may be "" */
+} belay_url;
+
 struct belay_backend {
     const belay_backend_ops *ops; /* core fills both when create has returned OK */
     belay_env *env;
@@ -389,10 +407,13 @@ struct belay_backend_ops {
     const char *type;
     /* NULL, or a NULL-ended array: "sqlite" for sqlite:///path. */
     const char *const *url_schemes;
-    /* For URLs: turns "scheme://rest" into settings by calling put(arg, "key", "value"). NULL: the
-     * part behind "scheme:" and any slashes of an empty authority is the value of `url_key`. */
-    belay_status (*url)(const char *url, void (*put)(void *arg, const char *key, const char *value),
-                        void *arg, belay_error *err);
+    /* For URLs: turns the parts of one into settings by calling put(arg, "key", "value"); a list
+     * is put one by one. Refusing, it sets err to CONFIG and why (core puts the URL before it); no
+     * secret belongs there. NULL: what stands behind "scheme:" and any slashes of an empty
+     * authority is the value of `url_key`. */
+    belay_status (*url)(const belay_url *url,
+                        void (*put)(void *arg, const char *key, const char *value), void *arg,
+                        belay_error *err);
     const char *url_key;
     /* NULL, or an array that ends with a zeroed entry. */
     const belay_setting_spec *settings;

@@ -91,21 +91,30 @@ static const belay_backend_ops pair_ops = { BELAY_OPS_HEAD,
                                             .scope = BELAY_SCOPE_FLEET,
                                             .timeout_ms = 2000 };
 
-/* One that reads its URLs by itself: net://password@host. */
-static belay_status net_url(const char *url,
+/* One that reads its URLs by itself, and is not careful with what it says. */
+static belay_status net_url(const belay_url *url,
                             void (*put)(void *arg, const char *key, const char *value), void *arg,
                             belay_error *err)
 {
-    const char *at = strchr(url, '@');
-
-    if (at == NULL) return belay_error_set(err, BELAY_CONFIG, NULL, "%s has no @", url);
-    put(arg, "host", at + 1);
-    if (strcmp(at + 1, "bad") == 0) return belay_error_set(err, BELAY_CONFIG, NULL, "bad: %s", url);
+    if (url->host_count == 0) return belay_error_set(err, BELAY_CONFIG, NULL, "there is no host");
+    for (size_t i = 0; i < url->host_count; i++) {
+        char host[64];
+        snprintf(host, sizeof(host), "%s port %d", url->hosts[i].host, url->hosts[i].port);
+        put(arg, "host", host);
+    }
+    if (url->user != NULL) put(arg, "user", url->user);
+    if (url->password != NULL) put(arg, "password", url->password);
+    if (strcmp(url->path, "/bad") == 0)
+        return belay_error_set(err, BELAY_CONFIG, NULL, "bad: %s (%s)", url->text,
+                               url->password != NULL ? url->password : "");
     return BELAY_OK;
 }
 static const belay_setting_spec net_keys[] = {
     { .key = "host", .type = BELAY_SETTING_STRINGS, .required = true, .help = "where it is" },
+    { .key = "user", .type = BELAY_SETTING_STRING },
     { .key = "password", .type = BELAY_SETTING_SECRET },
+    { .key = "tls.ca", .type = BELAY_SETTING_STRING },
+    { .key = "tls.pass_phrase", .type = BELAY_SETTING_SECRET },
     { 0 },
 };
 static const char *const net_schemes[] = { "net", "nets", NULL };

@@ -32,18 +32,18 @@ static void a_url_is_taken_apart_and_decoded(void **state)
     (void)state;
     parsed(&url, "redis+x://us%65r:p%40%3Ass@10.0.0.1:6379,[::1]:7000,name/a%20b/"
                  "0?timeout=200ms&prefix=x%3a");
-    assert_string_equal(url.scheme, "redis+x");
+    assert_string_equal(url.parts.scheme, "redis+x");
     assert_true(url.authority);
-    assert_string_equal(url.user, "user");
-    assert_string_equal(url.password, "p@:ss");
-    assert_int_equal(url.host_count, 3);
-    assert_string_equal(url.hosts[0].host, "10.0.0.1");
-    assert_int_equal(url.hosts[0].port, 6379);
-    assert_string_equal(url.hosts[1].host, "::1");
-    assert_int_equal(url.hosts[1].port, 7000);
-    assert_string_equal(url.hosts[2].host, "name");
-    assert_int_equal(url.hosts[2].port, 0);
-    assert_string_equal(url.path, "/a b/0");
+    assert_string_equal(url.parts.user, "user");
+    assert_string_equal(url.parts.password, "p@:ss");
+    assert_int_equal(url.parts.host_count, 3);
+    assert_string_equal(url.parts.hosts[0].host, "10.0.0.1");
+    assert_int_equal(url.parts.hosts[0].port, 6379);
+    assert_string_equal(url.parts.hosts[1].host, "::1");
+    assert_int_equal(url.parts.hosts[1].port, 7000);
+    assert_string_equal(url.parts.hosts[2].host, "name");
+    assert_int_equal(url.parts.hosts[2].port, 0);
+    assert_string_equal(url.parts.path, "/a b/0");
     assert_int_equal(url.query_count, 2);
     assert_string_equal(url.query[0].key, "timeout");
     assert_string_equal(url.query[0].value, "200ms");
@@ -58,22 +58,22 @@ static void a_url_without_an_authority_is_a_path(void **state)
     (void)state;
     parsed(&url, "memory:");
     assert_false(url.authority);
-    assert_string_equal(url.path, "");
+    assert_string_equal(url.parts.path, "");
     belay__url_free(&url);
     parsed(&url, "memory:name?x=");
-    assert_string_equal(url.path, "name");
+    assert_string_equal(url.parts.path, "name");
     assert_string_equal(url.query[0].value, "");
-    assert_string_equal(url.bare, "memory:name");
+    assert_string_equal(url.parts.text, "memory:name");
     belay__url_free(&url);
     parsed(&url, "sqlite:///var/lib/x.db");
     assert_true(url.authority);
-    assert_int_equal(url.host_count, 0);
-    assert_null(url.password);
-    assert_string_equal(url.path, "/var/lib/x.db");
+    assert_int_equal(url.parts.host_count, 0);
+    assert_null(url.parts.password);
+    assert_string_equal(url.parts.path, "/var/lib/x.db");
     belay__url_free(&url);
     parsed(&url, "redis://:secret@h");
-    assert_null(url.user);
-    assert_string_equal(url.password, "secret");
+    assert_null(url.parts.user);
+    assert_string_equal(url.parts.password, "secret");
     belay__url_free(&url);
 }
 
@@ -150,6 +150,9 @@ static void passwords_are_masked_also_where_the_url_is_broken(void **state)
     masks("redis://h?password=secret&x=1", "redis://h?password=***&x=1");
     masks("redis://h?x=1&Sentinel-Password=secret", "redis://h?x=1&Sentinel-Password=***");
     masks("redis://h?password_file=/x&pass", "redis://h?password_file=/x&pass");
+    masks("redis://h?sentinel_password=secret", "redis://h?sentinel_password=***");
+    masks("redis://h?tls.pass_phrase=secret", "redis://h?tls.pass_phrase=***");
+    masks("redis://h?p%61ssword=secret&x=1", "redis://h?p%61ssword=***&x=1");
     masks("memory:a", "memory:a");
     masks("sqlite:///x/y.db?timeout=1s", "sqlite:///x/y.db?timeout=1s");
 }
@@ -157,19 +160,20 @@ static void passwords_are_masked_also_where_the_url_is_broken(void **state)
 static void no_message_shows_a_password(void **state)
 {
     static const char *const urls[] = { "redis://u:hush@h",
-                                        "net://hush@bad",
                                         "plain://u:hush@h/x",
                                         "nets://u:hush@h?nothing=1",
                                         "nets://u:hush@h:x?password=hush",
                                         "nets://u:hush@h%",
-                                        "net://u:hush@bad",
+                                        "net://u:hush@h/bad",
+                                        "net://u:h%75sh@h/bad",
+                                        "net://u:h%75sh@h?p%61ssword=hush",
+                                        "net://h?password=hush&password_env=NONE",
                                         "pair:nets://u:hush@h:0%25" };
     struct belay__config *config = NULL;
 
     (void)state;
     for (size_t i = 0; i < sizeof(urls) / sizeof(urls[0]); i++) {
         belay_error err = BELAY_ERROR_INIT;
-        if (i == 1) continue; /* its user is no password */
         assert_int_equal(belay__config_load(&config, urls[i], &fake_registry, NULL, &err),
                          BELAY_CONFIG);
         assert_non_null(strchr(err.text, ':'));
@@ -263,24 +267,59 @@ static void an_unknown_scheme_is_refused_with_a_suggestion(void **state)
                 "pair:, net:, nets:, sqlite:)");
 }
 
-static void a_table_may_read_its_urls_itself(void **state)
+static void a_table_is_given_the_parts_of_its_url(void **state)
 {
-    struct belay__config *config = loaded("nets://x@there?password=p&ttl=1s");
-    belay_error err = BELAY_ERROR_INIT;
+    struct belay__config *config = loaded("nets://m%65:p%3a%40@there:1,[::2],x/?ttl=1s");
     const belay_settings *s = config->backends[0].settings;
+    belay_error err = BELAY_ERROR_INIT;
 
     (void)state;
-    assert_string_equal(belay_settings_item(s, "host", 0), "there");
-    assert_string_equal(belay_settings_string(s, "password"), "p");
+    assert_int_equal(belay_settings_count(s, "host"), 3);
+    assert_string_equal(belay_settings_item(s, "host", 0), "there port 1");
+    assert_string_equal(belay_settings_item(s, "host", 1), "::2 port 0");
+    assert_string_equal(belay_settings_item(s, "host", 2), "x port 0");
+    assert_string_equal(belay_settings_string(s, "user"), "me");
+    assert_string_equal(belay_settings_string(s, "password"), "p:@");
     assert_int_equal(config->ttl_ms, 1000);
-    assert_string_equal(config->source, "nets://x@there?password=***&ttl=1s");
-    assert_string_equal(config->backends[0].name, "nets://x@there");
+    assert_string_equal(config->source, "nets://m%65:***@there:1,[::2],x/?ttl=1s");
+    assert_string_equal(config->backends[0].name, "nets://m%65:***@there:1,[::2],x/");
     assert_int_equal(belay_settings_wrong(s, "host", &err, "is %s", "odd"), BELAY_CONFIG);
-    assert_string_equal(err.text, "nets://x@there?password=***&ttl=1s: host: is odd");
+    assert_string_equal(err.text, "nets://m%65:***@there:1,[::2],x/?ttl=1s: host: is odd");
     belay__config_free(config);
-    refused_url("nets:there", "nets:there: nets:there has no @");
-    refused_url("nets://x:hush@bad",
-                "nets://x:***@bad: is not a valid URL for a backend of type \"net\"");
+    refused_url("nets:there", "nets:there: there is no host");
+    refused_url("nets://x@h/bad", "nets://x@h/bad: bad: nets://x@h/bad ()");
+    refused_url("nets://x:hush@h/bad",
+                "nets://x:***@h/bad: is not a valid URL for a backend of type \"net\"");
+    refused_url("nets://x:hu%73h@h/bad",
+                "nets://x:***@h/bad: is not a valid URL for a backend of type \"net\"");
+    refused_url("nets://x:hush@h?password=p",
+                "nets://x:***@h?password=***: password: the secret was given before (nets://x:***@h"
+                "?password=***); give one of password, password_file, password_env, "
+                "password_credential");
+}
+
+static void a_query_sets_keys_in_groups_and_secrets(void **state)
+{
+    char file[] = "/tmp/belay-url-XXXXXX", url[256];
+    int fd = mkstemp(file);
+    struct belay__config *config;
+    const belay_settings *s;
+
+    (void)state;
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, "from a file\n", 12), 12);
+    close(fd);
+    setenv("BELAY_URL_TEST", "from the environment", 1);
+    snprintf(url, sizeof(url),
+             "net://h?tls.ca=%%2Fca&password_file=%s&tls.pass_phrase_env=BELAY_URL_TEST", file);
+    config = loaded(url);
+    s = config->backends[0].settings;
+    assert_string_equal(belay_settings_string(s, "tls.ca"), "/ca");
+    assert_string_equal(belay_settings_string(s, "password"), "from a file");
+    assert_string_equal(belay_settings_string(s, "tls.pass_phrase"), "from the environment");
+    belay__config_free(config);
+    unlink(file);
+    unsetenv("BELAY_URL_TEST");
 }
 
 static void a_url_may_hold_a_url(void **state)
@@ -337,7 +376,8 @@ int main(void)
         cmocka_unit_test(values_of_a_url_are_checked_like_those_of_a_file),
         cmocka_unit_test(a_url_with_a_host_where_none_is_wanted_is_refused),
         cmocka_unit_test(an_unknown_scheme_is_refused_with_a_suggestion),
-        cmocka_unit_test(a_table_may_read_its_urls_itself),
+        cmocka_unit_test(a_table_is_given_the_parts_of_its_url),
+        cmocka_unit_test(a_query_sets_keys_in_groups_and_secrets),
         cmocka_unit_test(a_url_may_hold_a_url),
         cmocka_unit_test(every_failing_allocation_is_a_clean_nomem),
     };
