@@ -97,6 +97,7 @@ typedef struct belay_contract_target {
     bool prefixes;       /* open knows BELAY_CONTRACT_OTHER_PREFIX */
     bool late;           /* operations need time to settle */
     bool real_time;      /* its TTLs run in real time: no fake clock; a minute or two */
+    bool tells; /* inspect and list show the holder's token and label; else these, or 0 and "" */
 
     /* Hooks; each may be NULL. `stop`: the place stops answering (a frozen server, a cut cable);
      * `cont`: it answers again; `peek`: how many locks it holds, looked at without belay, or -1. */

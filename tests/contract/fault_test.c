@@ -29,6 +29,7 @@ static int run(const char *name, const char *where, bool is_late, const char *on
         .inspects = true,
         .lists = true,
         .breaks = true,
+        .tells = true,
         .wakes = true,
         .late = is_late,
         .only = only,

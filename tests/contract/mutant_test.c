@@ -29,6 +29,7 @@ enum mutation {
     NAMES_FOLDED,
     NAMES_END_AT_A_LINE,
     LABEL_LOST,
+    SHOWS_ANOTHER_TOKEN,
     INSPECT_SHOWS_THE_EXPIRED,
     LIST_FORGETS_ONE,
     LIST_SHOWS_THE_RELEASED,
@@ -67,6 +68,9 @@ static const struct {
     { NAMES_FOLDED, "names/names_of_any_bytes_are_carried_exactly" },
     { NAMES_END_AT_A_LINE, "names/names_of_any_bytes_are_carried_exactly" },
     { LABEL_LOST, "names/a_label_is_carried_exactly" },
+    { LABEL_LOST, "looking/list_shows_what_is_held" },
+    { SHOWS_ANOTHER_TOKEN, "looking/inspect_tells_who_holds" },
+    { SHOWS_ANOTHER_TOKEN, "looking/list_shows_what_is_held" },
     { INSPECT_SHOWS_THE_EXPIRED, "looking/inspect_shows_a_free_lock_as_free" },
     { LIST_FORGETS_ONE, "looking/list_shows_what_is_held" },
     { LIST_SHOWS_THE_RELEASED, "exclusion/a_held_lock_excludes_its_own_client" }, /* left behind */
@@ -193,7 +197,7 @@ static void describe(const struct row *row, int64_t now, const char *name, belay
 {
     info->held = true;
     info->scope = BELAY_SCOPE_PROCESS;
-    info->token = row->token;
+    info->token = row->token + (broken(SHOWS_ANOTHER_TOKEN) ? 1 : 0);
     info->remaining_ms = (row->until_ns - now) / 1000000;
     info->held_ms = (now - row->since_ns) / 1000000;
     snprintf(info->owner, sizeof info->owner, "%s", row->owner);
@@ -283,6 +287,7 @@ static int run(enum mutation mutation, const char *only, FILE *tap)
         .inspects = true,
         .lists = true,
         .breaks = true,
+        .tells = true,
         .wakes = mutation == SAYS_IT_WAKES,
         .only = only,
         .patience_s = mutation != NONE ? 1 : 0,

@@ -105,6 +105,17 @@ bool must_equal_status(struct scene *s, belay_status got, belay_status wanted, c
                     belay_status_name(wanted), belay_status_name(got));
 }
 
+void must_show(struct scene *s, const belay_info *info, uint64_t token, const char *label,
+               const char *file, int line)
+{
+    bool silent = !s->target->tells;
+    must_see(s, info->token == token || (silent && info->token == 0), file, line,
+             "token %llu is shown, it is %llu", (unsigned long long)info->token,
+             (unsigned long long)token);
+    must_see(s, strcmp(info->label, label) == 0 || (silent && info->label[0] == '\0'), file, line,
+             "label \"%s\" is shown, it is \"%s\"", info->label, label);
+}
+
 void skip_here(struct scene *s, const char *why)
 {
     if (atomic_load(&s->failed)) return;

@@ -142,6 +142,13 @@ bool must_equal_status(struct scene *s, belay_status got, belay_status wanted, c
 #define must_be(s, got, wanted, what)                                                              \
     must_equal_status((s), (got), (wanted), __FILE__, __LINE__, what)
 
+/* Of what inspect or list shows of a holder: its token and label; or, from a place that does not
+ * claim to tell them, 0 and "". */
+void must_show(struct scene *s, const belay_info *info, uint64_t token, const char *label,
+               const char *file, int line);
+#define must_tell(s, info, token, label)                                                           \
+    must_show((s), (info), (token), (label), __FILE__, __LINE__)
+
 /* Of every error that comes out: the status it came with, and one line of text. */
 void must_be_told(struct scene *s, belay_status status, const belay_error *err);
 

@@ -64,6 +64,7 @@ int main(int argc, char **argv)
         .inspects = true,
         .lists = true,
         .breaks = true,
+        .tells = true,
         .wakes = true,
         .stop = stop,
         .cont = cont,

@@ -38,6 +38,7 @@ int main(int argc, char **argv)
         .inspects = true,
         .lists = true,
         .breaks = true,
+        .tells = true,
         .wakes = true,
         .prefixes = true,
         .only = argc > 1 ? argv[1] : NULL,
