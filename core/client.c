@@ -166,7 +166,8 @@ static belay_status options_read(belay_open_options *to, const belay_open_option
                                "belay_open_options.size is %u: start from BELAY_OPEN_OPTIONS_INIT",
                                (unsigned)size);
     memcpy(to, from, size < sizeof *to ? size : sizeof *to);
-    if (to->threads != BELAY_THREADS && to->threads != BELAY_DISPATCH)
+    if (to->threads != BELAY_THREADS && to->threads != BELAY_DISPATCH &&
+        to->threads != BELAY_DISPATCH_WORKER)
         return belay_error_set(err, BELAY_INVALID, NULL, "belay_open_options.threads is %d",
                                (int)to->threads);
     if (to->log_level < BELAY_LOG_DEFAULT || to->log_level > BELAY_LOG_DEBUG)
@@ -196,12 +197,11 @@ static belay_status open_client(belay **out, const char *where, const belay_open
     client->arg = options.arg;
     client->page = belay__page_new();
     if (client->page == NULL ||
-        belay__loop_init(&client->loop, world, options.threads == BELAY_THREADS) != BELAY_OK) {
+        belay__loop_init(&client->loop, world, options.threads) != BELAY_OK) {
         belay__page_free(client->page);
         belay__free(client);
         return belay_error_set(err, BELAY_NOMEM, NULL, "out of memory or descriptors");
     }
-    client->loop.turns_clock = !client->loop.threads;
     client->loop.close = close_wanted;
 
     struct belay__registry registry = { options.backends, belay__builtin_backends };

@@ -158,7 +158,7 @@ static void close_now(belay *client)
     belay_links_init(&handles);
     client->closing = true;
     belay__call_settle(loop); /* a release that waits for a callback is under way, and goes on */
-    loop->turns_clock = true; /* a fake world's time would stand still */
+    loop->turns_clock = BELAY__TURNS_ALWAYS; /* a fake world's time would stand still */
     requests_end(client);
     locks_end(client, &handles);
     bool clean = wait_for_the_rest(client);

@@ -56,6 +56,11 @@ bool belay_env_threads(const belay_env *env)
     return env->loop->threads;
 }
 
+bool belay_env_worker(const belay_env *env)
+{
+    return env->loop->worker_allowed;
+}
+
 int64_t belay_env_timeout_ns(const belay_env *env)
 {
     return env->timeout_ns;

@@ -50,10 +50,12 @@ static void world_kicked(void *arg)
     if (loop->engine_fd >= 0) fd_signal(loop->engine_fd);
 }
 
-belay_status belay__loop_init(struct belay__loop *loop, belay_world *world, bool threads)
+belay_status belay__loop_init(struct belay__loop *loop, belay_world *world, belay_threads threads)
 {
     loop->world = world;
-    loop->threads = threads;
+    loop->threads = threads == BELAY_THREADS;
+    loop->worker_allowed = threads != BELAY_DISPATCH;
+    loop->turns_clock = loop->threads ? BELAY__TURNS_NEVER : BELAY__TURNS_WITHOUT_JOBS;
     loop->armed_ns = INT64_MAX;
     belay_links_init(&loop->settled);
     belay_links_init(&loop->deferred);
@@ -69,7 +71,7 @@ belay_status belay__loop_init(struct belay__loop *loop, belay_world *world, bool
     bool ok = loop->inner >= 0 && loop->timer_fd >= 0 && loop->wake_fd >= 0 &&
               watch_fd(loop->inner, loop->timer_fd, TIMER_SLOT) == 0 &&
               watch_fd(loop->inner, loop->wake_fd, WAKE_SLOT) == 0;
-    if (ok && !threads) {
+    if (ok && !loop->threads) {
         loop->outer = belay__fd_high(epoll_create1(EPOLL_CLOEXEC));
         loop->call_fd = belay__fd_high(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
         ok = loop->outer >= 0 && loop->call_fd >= 0 && watch_fd(loop->outer, loop->inner, 0) == 0 &&
@@ -322,6 +324,12 @@ void belay__loop_leave(struct belay__loop *loop)
 
 /* ------------------------------------------------------------------ leading */
 
+static bool may_turn(const struct belay__loop *loop)
+{
+    if (loop->turns_clock == BELAY__TURNS_WITHOUT_JOBS) return loop->jobs == 0;
+    return loop->turns_clock == BELAY__TURNS_ALWAYS;
+}
+
 /* Sleeps until something happens (or, not `block`, looks), and handles it. The monitor is held
  * before and after. */
 static void poll_once(struct belay__loop *loop, bool block)
@@ -329,7 +337,7 @@ static void poll_once(struct belay__loop *loop, bool block)
     struct epoll_event events[EVENTS];
     timer_fd_arm(loop);
     int64_t due = loop->timers != NULL ? loop->timers->due_ns : INT64_MAX;
-    bool turns = block && loop->world != NULL && loop->world->wait != NULL && loop->turns_clock;
+    bool turns = block && loop->world != NULL && loop->world->wait != NULL && may_turn(loop);
     if (block) loop->polling = true; /* a look must not hide a leader that sleeps */
     belay__loop_unlock(loop);
     int count = epoll_wait(loop->inner, events, EVENTS, block && !turns ? -1 : 0);

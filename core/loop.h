@@ -28,6 +28,8 @@ struct belay__call {
     const void *about;                     /* the lock, or NULL */
 };
 
+enum belay__turns { BELAY__TURNS_NEVER, BELAY__TURNS_WITHOUT_JOBS, BELAY__TURNS_ALWAYS };
+
 struct belay__slot {
     belay_watch *watch; /* NULL: free */
     uint32_t generation;
@@ -38,12 +40,13 @@ struct belay__loop {
     int inside_cancelable; /* whose monitor it is: its cancel state ... */
     int inside_errno;      /* ... and errno, to be as they were */
     belay_world *world;    /* NULL: the real one */
-    bool threads;          /* BELAY_THREADS */
+    bool threads;          /* BELAY_THREADS: the engine's and the callbacks' may be started */
+    bool worker_allowed;   /* not BELAY_DISPATCH */
     bool attached;         /* to the world */
 
     /* Descriptors; -1 where there is none. `inner` holds the timer, `wake_fd` and every watch;
-     * `outer` (BELAY_DISPATCH) holds the inner one and `call_fd`, which is readable while callbacks
-     * wait: only dispatch may run them, so a blocked caller must not be woken by it. */
+     * `outer` (without BELAY_THREADS) holds the inner one and `call_fd`, which is readable while
+     * callbacks wait: only dispatch may run them, so a blocked caller must not be woken by it. */
     int inner, outer, timer_fd, wake_fd, call_fd, engine_fd;
     struct belay__slot *slots;
     uint32_t slot_count;
@@ -63,7 +66,9 @@ struct belay__loop {
     bool wanted;        /* a caller asks the engine's thread for the lead */
     uint32_t leads;     /* counts callers that took the lead: the engine keeps off while it moves */
     const void *elected; /* a sleeper that was asked to take it and is on its way */
-    bool turns_clock;    /* a blocked caller may turn the world's clock (BELAY_DISPATCH, closing) */
+    /* May a blocked caller turn the world's clock? While the worker is at it, time must not pass
+     * before its answer; but a close must end. */
+    enum belay__turns turns_clock;
     belay_link sleepers;
     uint32_t inside;     /* waiters that will enter the monitor once more */
     uint32_t background; /* work that nobody waits for: started calls, extensions in flight, jobs */
@@ -96,7 +101,7 @@ struct belay__loop {
     struct belay__worker *worker;
 };
 
-belay_status belay__loop_init(struct belay__loop *loop, belay_world *world, bool threads);
+belay_status belay__loop_init(struct belay__loop *loop, belay_world *world, belay_threads threads);
 void belay__loop_stop(struct belay__loop *loop);      /* unlocked: ends the threads */
 void belay__loop_fini(struct belay__loop *loop);      /* closes the descriptors */
 void belay__loop_close_fds(struct belay__loop *loop); /* in a forked child: nothing else */
@@ -128,7 +133,7 @@ void belay__op_finish(belay_op *op);
 void belay__loop_wait(struct belay__loop *loop, struct belay__waiter *waiter);
 /* Ends a waiter's waiting. The waiter must not be touched afterwards. */
 void belay__loop_complete(struct belay__loop *loop, struct belay__waiter *waiter);
-/* One pass for BELAY_DISPATCH, never blocking; the monitor is held before and after. */
+/* One pass for belay_dispatch, never blocking; the monitor is held before and after. */
 void belay__loop_poll(struct belay__loop *loop);
 /* Makes a sleeping leader look again. */
 void belay__loop_kick(struct belay__loop *loop);
@@ -139,7 +144,7 @@ static inline void belay__loop_defer(struct belay__loop *loop, belay_task *task)
 }
 
 /* The engine's thread: needed from now on, since there is work that nobody waits for. BELAY_NOMEM
- * when it cannot be started; OK, and nothing, with BELAY_DISPATCH. */
+ * when it cannot be started; OK, and nothing, without BELAY_THREADS. */
 belay_status belay__engine_need(struct belay__loop *loop);
 /* Something for the engine to look at. */
 void belay__engine_kick(struct belay__loop *loop);
@@ -154,8 +159,8 @@ void belay__call_queue(struct belay__loop *loop, struct belay__call *call);
 /* Takes a lock's call out of the queue and waits until one that runs has ended, unless we are
  * inside it. The monitor is held before and after; true: it was let go meanwhile. */
 bool belay__call_withdraw(struct belay__loop *loop, struct belay__call *call);
-/* For closing: waits until no other thread is in belay__call_withdraw or (BELAY_DISPATCH) in a
- * callback. */
+/* For closing: waits until no other thread is in belay__call_withdraw or (without BELAY_THREADS) in
+ * a callback. */
 void belay__call_settle(struct belay__loop *loop);
 void belay__call_run_all(struct belay__loop *loop); /* monitor held before and after */
 bool belay__call_inside(

@@ -100,7 +100,7 @@ static belay_status worker_start(struct belay__loop *loop)
 
 belay_status belay__worker_run(struct belay__loop *loop, belay_job *job)
 {
-    if (!loop->threads) return BELAY_UNSUPPORTED;
+    if (!loop->worker_allowed) return BELAY_UNSUPPORTED;
     if (belay__engine_need(loop) != BELAY_OK) return BELAY_NOMEM;
     if (loop->worker == NULL && worker_start(loop) != BELAY_OK) return BELAY_NOMEM;
     struct belay__worker *worker = loop->worker;

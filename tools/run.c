@@ -1,8 +1,8 @@
 /* run.c - `belay run`: fork, take the lock, let the command go (hold.c), release, exit.
  *
- * One thread and one loop: belay's descriptor, signals, a timer. The library is in BELAY_DISPATCH
- * mode, so its extensions and callbacks happen when belay_dispatch is called here and never
- * elsewhere. */
+ * One thread and one loop: belay's descriptor, signals, a timer. The library is in the mode
+ * BELAY_DISPATCH_WORKER, so its extensions and callbacks happen when belay_dispatch is called here
+ * and never elsewhere; a thread of its may resolve a server's name. */
 #include "run.h"
 
 #include <errno.h>
@@ -249,7 +249,7 @@ static int open_and_hold(struct run *run)
     belay_open_options options = BELAY_OPEN_OPTIONS_INIT;
     belay_error err = BELAY_ERROR_INIT;
 
-    options.threads = BELAY_DISPATCH;
+    options.threads = BELAY_DISPATCH_WORKER; /* a server may be named by its host's name */
     options.on_log = args->quiet ? NULL : on_log;
     options.log_level = args->verbose ? BELAY_LOG_DEBUG : BELAY_LOG_DEFAULT;
     options.on_event = on_event;

@@ -140,7 +140,8 @@ BELAY_API void belay_env_free(belay_env *env, void *memory);
 BELAY_API const char *belay_env_name(const belay_env *env); /* this backend's name in the config */
 BELAY_API const char *belay_env_prefix(const belay_env *env); /* the config's `prefix` */
 BELAY_API bool belay_env_fencing(const belay_env *env);       /* the config's `fencing` */
-BELAY_API bool belay_env_threads(const belay_env *env);       /* may the library start threads? */
+BELAY_API bool belay_env_threads(const belay_env *env);       /* BELAY_THREADS? */
+BELAY_API bool belay_env_worker(const belay_env *env);        /* may belay_env_run be used? */
 BELAY_API int64_t belay_env_timeout_ns(const belay_env *env); /* this backend's `timeout` */
 /* A line for the log callback; never blocks. Never give it an owner id or a secret. */
 BELAY_API void belay_env_log(belay_env *env, belay_level level, const char *format, ...)
@@ -226,7 +227,7 @@ BELAY_API void belay_poke_fini(belay_poke *poke);
  * unlocked, and must touch nothing but `job`; then `done` runs with the monitor held. Embed the job
  * in memory that lives until `done`. A stuck worker is abandoned at close: then `done` is never
  * called and `forget` (may be NULL) is, on whatever thread ends last, to free the job. UNSUPPORTED
- * with BELAY_DISPATCH; NOMEM. */
+ * with BELAY_DISPATCH (see belay_env_worker); NOMEM. */
 typedef struct belay_job belay_job;
 struct belay_job {
     void (*work)(belay_job *job);
@@ -473,9 +474,9 @@ struct belay_world {
     int64_t (*now)(belay_world *world);  /* nanoseconds; what CLOCK_BOOTTIME is in the real world */
     int64_t (*wall)(belay_world *world); /* microseconds since 1970 */
     void (*random)(belay_world *world, void *out, size_t length);
-    /* BELAY_DISPATCH only, when a blocking call has nothing to do before `until_ns` (INT64_MAX:
-     * nothing is armed): true if the clock was moved there, false to poll the descriptors. May be
-     * NULL. */
+    /* Without BELAY_THREADS only, when a blocking call has nothing to do before `until_ns`
+     * (INT64_MAX: nothing is armed): true if the clock was moved there, false to poll the
+     * descriptors. May be NULL. */
     bool (*wait)(belay_world *world, int64_t until_ns);
     /* False makes this allocation fail. May be NULL. */
     bool (*may_alloc)(belay_world *world, size_t size);

@@ -117,8 +117,14 @@ BELAY_API const char *belay_scope_name(belay_scope scope); /* "any", "process", 
 
 /* BELAY_THREADS: the library starts threads of its own when there is work that no caller waits for
  * (extensions, callbacks). BELAY_DISPATCH: none, ever; extensions and callbacks happen inside
- * `belay_dispatch` (extensions in blocking calls as well). */
-typedef enum belay_threads { BELAY_THREADS = 0, BELAY_DISPATCH = 1 } belay_threads;
+ * `belay_dispatch` (extensions in blocking calls as well). BELAY_DISPATCH_WORKER: as
+ * BELAY_DISPATCH, but for one thread that is started when something has to be done that can only
+ * block, as resolving a host's name; it runs nothing of the program's. */
+typedef enum belay_threads {
+    BELAY_THREADS = 0,
+    BELAY_DISPATCH = 1,
+    BELAY_DISPATCH_WORKER = 2
+} belay_threads;
 
 typedef enum belay_level {
     BELAY_LOG_DEFAULT = 0, /* in options: info */
@@ -149,7 +155,7 @@ typedef struct belay_event {
 } belay_event;
 
 /* Callbacks run one at a time, with no lock of the library's held, on a thread of the client's own
- * (BELAY_THREADS) or inside `belay_dispatch` (BELAY_DISPATCH). They may call belay again. */
+ * (BELAY_THREADS) or inside `belay_dispatch` (the other two). They may call belay again. */
 typedef void belay_log_fn(void *arg, belay_level level, const char *line);
 typedef void belay_event_fn(void *arg, const belay_event *event);
 
@@ -366,8 +372,8 @@ BELAY_API BELAY_CHECK belay_status belay_release_start(belay_lock *lock, belay_d
 BELAY_API void belay_request_cancel(belay_request *request);
 BELAY_API void belay_request_free(belay_request *request);
 
-/* BELAY_DISPATCH: a descriptor to poll for reading (level-triggered); -1 with BELAY_THREADS. When
- * it is readable, call belay_dispatch, which never blocks: it does the work that is due and runs
+/* Without BELAY_THREADS: a descriptor to poll for reading (level-triggered); -1 with it. When it
+ * is readable, call belay_dispatch, which never blocks: it does the work that is due and runs
  * the callbacks. INVALID with BELAY_THREADS; CLOSED when a callback closed the client: it is gone.
  */
 BELAY_API int belay_fd(const belay *client);

@@ -46,8 +46,8 @@ void belay_fake_advance(belay_fake_world *world, int64_t ns);
 /* Steps the wall clock alone, forward or back, as an administrator or NTP does. */
 void belay_fake_step_wall(belay_fake_world *world, int64_t us);
 
-/* With BELAY_DISPATCH a blocking call that has nothing to do moves the clock to its next moment of
- * work by itself, so that it needs no second thread. On at first; off: it blocks until another
+/* Without BELAY_THREADS a blocking call that has nothing to do moves the clock to its next moment
+ * of work by itself, so that it needs no second thread. On at first; off: it blocks until another
  * thread advances the clock. */
 void belay_fake_auto_advance(belay_fake_world *world, bool on);
 

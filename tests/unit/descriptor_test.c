@@ -94,7 +94,7 @@ static int child_without_standard_streams(void *arg)
 static void with_the_standard_streams_closed_ours_are_three_or_more(void **state)
 {
     (void)state;
-    for (belay_threads threads = BELAY_THREADS; threads <= BELAY_DISPATCH; threads++)
+    for (belay_threads threads = BELAY_THREADS; threads <= BELAY_DISPATCH_WORKER; threads++)
         assert_int_equal(help_fork(child_without_standard_streams, &threads), 0);
 }
 
