@@ -9,7 +9,7 @@ from pathlib import Path
 
 TREE = Path(__file__).resolve().parents[1]
 PAGE = TREE / "docs" / "benchmarks.md"
-ORDER = ("memory", "valid", "footprint", "sqlite", "handover", "run")
+ORDER = ("memory", "valid", "footprint", "sqlite", "handover", "redis", "redis_handover", "run")
 ROW = "| {what} | {unit} | {belay} | {floor} | {ratio} | {target} | {ok} | {floor is} |\n"
 
 
@@ -26,7 +26,8 @@ def shown(value):
 def section(result):
     head = {name: name for name in ("what", "unit", "belay", "floor", "ratio", "target", "ok", "floor is")}
     facts = [f"{key} {shown(result[key])}" for key in
-             ("date", "sqlite", "directory", "system calls in 1,000,000 calls",
+             ("date", "sqlite", "directory", "redis", "hiredis", "redis-py's Lock", "node-redlock",
+              "system calls in 1,000,000 calls",
               "processors busy for others") if key in result]
     text = f"**bench_{result['bench']}**: {', '.join(facts)}\n\n"
     text += ROW.format(**head) + "|---|---|---:|---:|---:|---|---|---|\n"
