@@ -177,6 +177,15 @@ redisReply *bench_redis_ask(redisContext *link, const char *format, ...)
     return reply_next(link);
 }
 
+int bench_redis_scripts(redisContext *link)
+{
+    char number[24];
+    redisReply *info = bench_redis_ask(link, "INFO memory");
+    info_field(info, "number_of_cached_scripts", number, sizeof number);
+    freeReplyObject(info);
+    return (int)strtol(number, NULL, 10);
+}
+
 int bench_redis_clients(redisContext *link)
 {
     int lines = 0;
@@ -230,24 +239,29 @@ int64_t bench_processor_ns(pid_t pid)
 
 /* ------------------------------------------------------------------ the bare client */
 
-/* The scripts and their arguments are those of backends/resp/scripts.c, and must stay so. */
-static const char let_go_source[] = "if redis.call('GET', KEYS[1]) == ARGV[1] then\n"
-                                    "    return redis.call('DEL', KEYS[1])\n"
-                                    "end\n"
-                                    "return 0\n";
+/* The scripts are those of backends/resp/scripts.c, and must stay so: bench/redis.c sees to it. */
+static const char let_go_source[] = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end\n"
+                                    "return redis.call('DEL', KEYS[1])\n";
 
-static const char take_source[] = "local left = redis.call('PTTL', KEYS[1])\n"
-                                  "if left ~= -2 then return {0, left} end\n"
-                                  "local last = redis.call('GET', KEYS[2])\n"
-                                  "local seq = tonumber(ARGV[3])\n"
-                                  "if last then\n"
-                                  "    local s = tonumber(string.match(last, ':(%d+)$')) + 1\n"
-                                  "    if s > seq then seq = s end\n"
-                                  "end\n"
-                                  "seq = string.format('%.0f', seq)\n"
-                                  "redis.call('SET', KEYS[2], '0:' .. seq)\n"
-                                  "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])\n"
-                                  "return {1, seq}\n";
+static const char take_source[] =
+    "local kind = redis.call('TYPE', KEYS[1]).ok\n"
+    "if kind ~= 'none' then return {0, redis.call('PTTL', KEYS[1]), kind} end\n"
+    "local seq, epoch = tonumber(ARGV[3]), tonumber(ARGV[4])\n"
+    "local last_epoch, last = tonumber(ARGV[5]), tonumber(ARGV[6])\n"
+    "local fence = redis.call('GET', KEYS[2])\n"
+    "if fence then\n"
+    "  local e, s = string.match(fence, '^(%d+):(%d+)$')\n"
+    "  if not e then return redis.error_reply('BELAYFENCE the fence key holds something else') "
+    "end\n"
+    "  e, s = tonumber(e), tonumber(s)\n"
+    "  if e > last_epoch or (e == last_epoch and s > last) then last_epoch, last = e, s end\n"
+    "end\n"
+    "if epoch < last_epoch then epoch = last_epoch end\n"
+    "if epoch == last_epoch and seq <= last then seq = last + 1 end\n"
+    "if seq > 1125899906842623 then return redis.error_reply('BELAYFENCE no token is left') end\n"
+    "redis.call('SET', KEYS[2], string.format('%.0f:%.0f', epoch, seq))\n"
+    "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])\n"
+    "return {1, seq, epoch}\n";
 
 static const char owner[] = "0123456789abcdef0123456789abcdef";
 
@@ -265,7 +279,7 @@ void bench_bare_open(struct bench_bare *bare, const struct bench_redis *redis, e
     bare->link = bench_redis_connect(redis, road);
     bare->fencing = fencing;
     script_load(bare->link, let_go_source, bare->let_go);
-    script_load(bare->link, take_source, bare->take);
+    if (fencing) script_load(bare->link, take_source, bare->take);
 }
 
 void bench_bare_close(struct bench_bare *bare)
@@ -292,15 +306,15 @@ void bench_bare_take(struct bench_bare *bare, const char *name)
     clock_gettime(CLOCK_REALTIME, &wall);
     snprintf(proposal, sizeof proposal, "%lld",
              ((long long)wall.tv_sec * 1000000 + wall.tv_nsec / 1000) / 16);
-    const char *words[] = { "EVALSHA",      bare->take, "2",     key,
-                            "fence:belay:", owner,      "10000", proposal };
-    append(bare, words, 8);
+    const char *words[] = { "EVALSHA", bare->take, "2", key, "fence:belay:", owner, "10000",
+                            proposal,  "0",        "0", "0" };
+    append(bare, words, 11);
 }
 
 void bench_bare_taken(struct bench_bare *bare)
 {
     redisReply *reply = reply_next(bare->link);
-    bool ours = bare->fencing ? reply->type == REDIS_REPLY_ARRAY && reply->elements == 2 &&
+    bool ours = bare->fencing ? reply->type == REDIS_REPLY_ARRAY && reply->elements == 3 &&
                                     reply->element[0]->integer == 1
                               : reply->type == REDIS_REPLY_STATUS;
     if (!ours) bench_die("a free lock", "was refused");

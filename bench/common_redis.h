@@ -43,6 +43,8 @@ redisContext *bench_redis_connect(const struct bench_redis *redis, enum bench_ro
 redisReply *bench_redis_ask(redisContext *link, const char *format, ...);
 /* How many clients the server has, `link` left out. */
 int bench_redis_clients(redisContext *link);
+/* How many different scripts it knows. */
+int bench_redis_scripts(redisContext *link);
 
 /* Where every thread of a process runs from now on, and those it will start: all on one and the
  * same processor, or on any. */

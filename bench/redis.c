@@ -141,14 +141,18 @@ static struct player *belay_player(const struct scene *scene, belay_threads thre
     return player;
 }
 
+/* Called when belay has sent its scripts: those of the floor must be the same. */
 static struct player *bare_player(const struct scene *scene, int connections)
 {
     struct player *player = &players[1];
+    int scripts = bench_redis_scripts(control);
     *player = (struct player){ .pid = getpid() };
     player->bare = calloc((size_t)connections, sizeof *player->bare);
     if (player->bare == NULL) bench_die("calloc", "no memory");
     for (int i = 0; i < connections; i++)
         bench_bare_open(&player->bare[i], &redis, scene->road, scene->fencing);
+    if (bench_redis_scripts(control) != scripts)
+        bench_die("common_redis.c", "its scripts are not belay's any more");
     return player;
 }
 
