@@ -74,7 +74,7 @@ step "pkg-config, shared"
 "$cc" -Wall -Werror user.c -o user-shared $(pkg-config --cflags --libs belay)
 ./user-shared "$version"
 readelf -d user-shared | grep -q 'NEEDED.*libbelay\.so\.0' || { echo "not linked with libbelay.so.0"; exit 1; }
-! readelf -d user-shared | grep -qE 'NEEDED.*(sqlite|config|hiredis)' ||
+! readelf -d user-shared | grep -qE 'NEEDED.*(sqlite|config|hiredis|ssl|crypto)' ||
     { echo "a user of the shared library was made to link its dependencies"; exit 1; }
 
 step "pkg-config, static"
