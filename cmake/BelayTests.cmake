@@ -3,6 +3,7 @@
 #
 #   tests/unit/*_test.c       one program each: cmocka, the static library, core's private headers
 #   tests/contract/*_test.c   the conformance suite on each backend, built the same way
+#   tests/live/*_test.c       one program each: real redis-servers, the fake peer and the relay
 #   tests/cli/*.sh            the built `belay`, from the outside
 #   tests/house/*.sh, *_test.py   include rules, exports, packaging
 #   tests/fuzz/*_fuzz.c       libFuzzer targets, on their corpus
@@ -85,6 +86,30 @@ foreach(label unit contract)
             belay_valgrind_test(${name} ${target})
         endif()
     endforeach()
+endforeach()
+
+# The harness: real servers (tests/live), and the fake peer and the relay (tests/fake). Its own
+# certificates and its own questions to a server need libcrypto and hiredis, whatever belay uses.
+pkg_check_modules(HARNESS REQUIRED IMPORTED_TARGET hiredis>=0.14 libcrypto)
+file(GLOB harness_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/fake/*.c
+     ${PROJECT_SOURCE_DIR}/tests/live/*.c)
+list(FILTER harness_sources EXCLUDE REGEX "(_test|_shim)\\.c$")
+add_library(belay_harness STATIC ${harness_sources})
+target_include_directories(belay_harness PUBLIC ${PROJECT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/include)
+target_compile_definitions(belay_harness PRIVATE ${BELAY_LINUX})
+target_link_libraries(belay_harness PUBLIC PkgConfig::HARNESS Threads::Threads)
+
+file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/live/*_test.c)
+foreach(source IN LISTS sources)
+    cmake_path(GET source STEM stem)
+    string(REGEX REPLACE "_test$" "" name ${stem})
+    add_executable(live_${stem} ${source})
+    target_compile_definitions(live_${stem} PRIVATE ${BELAY_LINUX})
+    target_link_libraries(live_${stem} PRIVATE belay_harness belay_testing belay_static
+                          PkgConfig::CMOCKA ${BELAY_LINK_PRIVATE})
+    set_target_properties(live_${stem} PROPERTIES
+                          RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
+    belay_test(live/${name} live live_${stem})
 endforeach()
 
 # tests/fuzz/NAME_fuzz.c is a libFuzzer target; here it is given what NAME_corpus/ has collected.
