@@ -1,0 +1,219 @@
+/* giveback.c - nothing is left behind: what an abandoned acquire may yet become is deleted.
+ *
+ * The compare-and-delete goes right behind the attempt on the same socket, so the server executes
+ * them in that order whenever it comes to it. If that link breaks before the answer, the next one
+ * to the same server first ends the old connection there (CLIENT KILL ID): then nothing of it can
+ * be executed any more, and any answer to the delete is final. Where that can't be done (a proxy,
+ * another server, no permission), only "deleted" is final, and the delete is repeated until the
+ * attempt's TTL has run out. SEMANTICS 2. */
+#include "backends/resp/attempt.h"
+
+#include <string.h>
+
+#define MS INT64_C(1000000)
+
+enum { AGAIN_FIRST_MS = 20, AGAIN_LAST_MS = 1000, MARGIN_MS = 100 };
+
+static void pay(struct belay__attempt *debt, struct belay__link *link);
+
+static void errand_go(struct belay__errand *errand, struct belay__link *link)
+{
+    pay(belay_container_of(errand, struct belay__attempt, errand), link);
+}
+
+static void done(struct belay__attempt *debt)
+{
+    struct belay__server *server = debt->server;
+    belay_unlink(&debt->debt);
+    belay__tracking_wake(server, (belay_str){ debt->key, debt->key_length });
+    belay_link behind = debt->behind;
+    bool none = belay_links_empty(&debt->behind);
+    if (!none) behind.next->prev = behind.prev->next = &behind;
+    belay__attempt_free(debt);
+    while (!none && !belay_links_empty(&behind)) {
+        struct belay__attempt *next =
+            belay_container_of(behind.next, struct belay__attempt, parked);
+        belay_unlink(&next->parked);
+        belay__attempt_go(next);
+    }
+}
+
+/* Asks again after a while, unless there is nothing to delete any more. */
+static void again(struct belay__attempt *debt)
+{
+    belay_env *env = debt->server->env;
+    int64_t now = belay_env_now(env);
+    if (!debt->final && now >= debt->until_ns) {
+        done(debt);
+        return;
+    }
+    uint32_t backoff = debt->backoff_ms == 0 ? AGAIN_FIRST_MS : debt->backoff_ms * 2;
+    debt->backoff_ms = backoff < AGAIN_LAST_MS ? backoff : AGAIN_LAST_MS;
+    belay_timer_arm(env, &debt->timer, now + debt->backoff_ms * MS);
+}
+
+static enum belay__lane_id lane_of(const struct belay__attempt *debt)
+{
+    return debt->server->replicas > 0 ? BELAY__LANE_WAIT : BELAY__LANE_MAIN;
+}
+
+/* By the link that carried the attempt while that lives, else by the lane's next. */
+static void settle_soon(struct belay__attempt *debt)
+{
+    struct belay__link *link = debt->link;
+    if (link != NULL && link->state == BELAY__LINK_READY) pay(debt, link);
+    else belay__server_want(debt->server, lane_of(debt), &debt->errand);
+}
+
+static void timer_due(belay_timer *timer)
+{
+    struct belay__attempt *debt = belay_container_of(timer, struct belay__attempt, timer);
+    if (!debt->final && debt->link == NULL && belay_env_now(debt->server->env) >= debt->until_ns)
+        done(debt);
+    else settle_soon(debt);
+}
+
+static void errand_refused(struct belay__errand *errand, const struct belay__failure *why)
+{
+    (void)why;
+    again(belay_container_of(errand, struct belay__attempt, errand));
+}
+
+/* Is it sure that killing the old connection ends what it carried? */
+static bool is_killable(const struct belay__attempt *debt, const struct belay__link *link)
+{
+    return debt->client_id > 0 && debt->run_id[0] != '\0' &&
+           strcmp(debt->run_id, link->hello.run_id) == 0;
+}
+
+static void pay(struct belay__attempt *debt, struct belay__link *link)
+{
+    bool same_socket = debt->link == link;
+    if (!same_socket && !debt->final && is_killable(debt, link)) {
+        char id[24];
+        const char *argv[] = { "CLIENT", "KILL", "ID", id };
+        uint64_t number = (uint64_t)debt->client_id;
+        size_t at = sizeof id - 1;
+        id[at] = '\0';
+        do id[--at] = (char)('0' + number % 10);
+        while ((number /= 10) != 0);
+        argv[3] = id + at;
+        debt->link = link;
+        debt->main = belay__link_ask(link, belay__attempt_hear, debt, BELAY__PART_KILL, false, 4,
+                                     argv, NULL);
+    }
+    /* EVAL, not EVALSHA: there is nobody to answer NOSCRIPT. */
+    uint64_t seq =
+        belay__attempt_ask_script(debt, link, BELAY__SCRIPT_RELEASE, true, BELAY__PART_GIVEBACK);
+    if (seq != 0) {
+        debt->link = link;
+        debt->giveback = seq;
+    } else {
+        again(debt);
+    }
+}
+
+void belay__giveback_owe(struct belay__attempt *attempt)
+{
+    struct belay__server *server = attempt->server;
+    struct belay__link *link = attempt->link;
+    attempt->until_ns = belay_env_now(server->env) + ((int64_t)attempt->ttl_ms + MARGIN_MS) * MS;
+    attempt->client_id = link->hello.client_id;
+    memcpy(attempt->run_id, link->hello.run_id, sizeof attempt->run_id);
+    attempt->errand.go = errand_go;
+    attempt->errand.refused = errand_refused;
+    belay_timer_disarm(server->env, &attempt->timer);
+    belay_timer_init(&attempt->timer, timer_due);
+    attempt->backoff_ms = 0;
+    attempt->giveback = 0;
+    belay_links_init(&attempt->behind);
+    belay_link_append(&server->debts, &attempt->debt);
+    /* It was answered already: nothing can come after the delete. */
+    attempt->final = attempt->main == 0 && attempt->granted;
+    if (link->state == BELAY__LINK_ENDED) {
+        attempt->link = NULL;
+        attempt->main = attempt->wait = 0;
+    }
+    settle_soon(attempt);
+}
+
+/* The link is gone, and with it everything that was asked there. */
+static void broken(struct belay__attempt *debt)
+{
+    struct belay__link *link = debt->link;
+    if (link == NULL) return;
+    belay__link_forget(link, debt->main);
+    belay__link_forget(link, debt->wait);
+    belay__link_forget(link, debt->giveback);
+    debt->link = NULL;
+    debt->main = debt->wait = debt->giveback = 0;
+    belay_timer_disarm(debt->server->env, &debt->timer);
+    settle_soon(debt);
+}
+
+/* What the answer to one part says of the whole. True: the debt is settled. */
+static bool part_answered(struct belay__attempt *debt, enum belay__part part,
+                          const struct belay__reply *reply)
+{
+    bool number = reply->type == BELAY__REPLY_INTEGER;
+    switch (part) {
+    case BELAY__PART_MAIN: /* the attempt itself: executed, or refused; what comes next is final */
+        debt->main = 0;
+        debt->final = true;
+        return false;
+    case BELAY__PART_KILL:
+        debt->main = 0;
+        if (number) debt->final = true; /* none killed: it had ended by itself */
+        else debt->client_id = 0;       /* it may not: no use asking again */
+        return false;
+    case BELAY__PART_GIVEBACK:
+        debt->giveback = 0;
+        if (number && (reply->integer == 1 || debt->final)) return true;
+        again(debt);
+        return false;
+    default: debt->wait = 0; return false;
+    }
+}
+
+void belay__giveback_hear(struct belay__attempt *debt, enum belay__part part,
+                          enum belay__moment moment, const struct belay__reply *reply)
+{
+    if (moment == BELAY__LEFT) return;
+    if (moment == BELAY__CUT) {
+        broken(debt);
+    } else if (part_answered(debt, part, reply)) {
+        done(debt);
+    } else if (debt->main == 0 && debt->wait == 0 && debt->giveback == 0) {
+        debt->link = NULL; /* nothing of it stands there any more */
+    }
+}
+
+struct belay__attempt *belay__giveback_before(const struct belay__server *server, belay_str key,
+                                              uint32_t hash, const struct belay__link *link)
+{
+    for (belay_link *at = server->debts.next; at != &server->debts; at = at->next) {
+        struct belay__attempt *debt = belay_container_of(at, struct belay__attempt, debt);
+        if (debt->hash != hash || debt->key_length != key.length ||
+            memcmp(debt->key, key.at, key.length) != 0)
+            continue;
+        bool ahead = link != NULL && debt->link == link && debt->giveback != 0;
+        if (!ahead) return debt;
+    }
+    return NULL;
+}
+
+bool belay__giveback_owes(const struct belay__server *server)
+{
+    return !belay_links_empty(&server->debts);
+}
+
+void belay__givebacks_drop(struct belay__server *server)
+{
+    while (!belay_links_empty(&server->debts)) {
+        struct belay__attempt *debt =
+            belay_container_of(server->debts.next, struct belay__attempt, debt);
+        belay_unlink(&debt->debt);
+        debt->link = NULL;
+        belay__attempt_free(debt);
+    }
+}
