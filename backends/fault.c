@@ -419,6 +419,14 @@ static belay_status fault_create(belay_backend **out, belay_env *env,
     return status;
 }
 
+static void fault_diagnose(belay_backend *base, belay_op *op)
+{
+    (void)base;
+    belay_op_settle(op, belay_op_find(op, BELAY_WARNING, "faults", "locks fail as its keys say",
+                                      "it is for tests: let the config name what is behind it",
+                                      "it makes faults on purpose"));
+}
+
 /* ------------------------------------------------------------------ the table */
 
 static const char *const fault_schemes[] = { "fault", NULL };
@@ -445,5 +453,5 @@ const belay_backend_ops belay__fault_ops = {
     .inspect = fault_begin,
     .list = fault_begin,
     .break_lock = fault_begin,
-    .diagnose = fault_begin,
+    .diagnose = fault_diagnose,
 };

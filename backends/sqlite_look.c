@@ -117,19 +117,18 @@ static belay_status find_filesystem(struct sqlite_backend *b, belay_op *op)
     bool local = belay__sqlite_filesystem_local((unsigned long)fs.f_type, &name);
     belay_status status =
         belay_op_find(op, local ? BELAY_FINE : BELAY_BROKEN, "filesystem",
+                      local ? "its locks hold among the processes of this host that open it"
+                            : "other machines may write there, and its locks are not trusted",
                       local ? ""
                             : "put the file on a local filesystem: ext4, xfs, btrfs, tmpfs ...",
-                      "%s on %s: %s", place->path, name != NULL ? name : "an unknown filesystem",
-                      local ? "its locks hold among the processes of this host"
-                            : "other machines may write there, and its locks are not trusted");
+                      "%s on %s", place->path, name != NULL ? name : "an unknown filesystem");
     if (status != BELAY_OK) return status;
     unsigned long long kib =
         (unsigned long long)fs.f_bavail * (unsigned long long)fs.f_bsize / 1024;
     bool short_of = kib < 1024;
     return belay_op_find(op, short_of ? BELAY_WARNING : BELAY_FINE, "space",
-                         short_of ? "make room: on a full disk locks can be released, not taken"
-                                  : "",
-                         "%llu KiB free", kib);
+                         short_of ? "on a full disk locks can be released, not taken" : "",
+                         short_of ? "make room" : "", "%llu KiB free", kib);
 }
 
 static belay_status find_holders(struct sqlite_backend *b, belay_op *op)
@@ -138,14 +137,14 @@ static belay_status find_holders(struct sqlite_backend *b, belay_op *op)
     if (!self->proc || self->start == 0 || self->pid_ns == 0)
         return belay_op_find(
             op, BELAY_WARNING, "processes",
-            "mount /proc of this pid namespace; until then a dead holder's lock ends with"
-            " its TTL",
-            "/proc does not show this process: who holds a lock can't be told apart");
+            "who holds a lock can't be told apart: a dead holder's ends with its TTL",
+            "mount /proc of this pid namespace", "/proc does not show this process");
     if (self->boot_length == 0)
         return belay_op_find(op, BELAY_WARNING, "boot",
-                             "after a reboot a lock may seem held until its TTL has run out",
+                             "after a reboot a lock may seem held until its TTL has run out", "",
                              "this boot's id is not known here");
-    return belay_op_find(op, BELAY_FINE, "processes", "", "a dead holder's lock is free at once");
+    return belay_op_find(op, BELAY_FINE, "processes", "a dead holder's lock is free at once", "",
+                         "/proc shows who runs");
 }
 
 static belay_status find_database(struct sqlite_backend *b, belay_op *op)
@@ -158,21 +157,24 @@ static belay_status find_database(struct sqlite_backend *b, belay_op *op)
         held);
     bool persist = strcmp(journal, "persist") == 0, sound = strcmp(check, "ok") == 0;
     belay_status status =
-        belay_op_find(op, BELAY_FINE, "sqlite", "", "SQLite %s, threads %s", sqlite3_libversion(),
-                      sqlite3_threadsafe() != 0 ? "on" : "off");
+        belay_op_find(op, BELAY_FINE, "sqlite", "", "", "SQLite %s, threads %s",
+                      sqlite3_libversion(), sqlite3_threadsafe() != 0 ? "on" : "off");
     if (status == BELAY_OK)
         status = belay_op_find(
             op, persist ? BELAY_FINE : BELAY_WARNING, "journal",
-            persist ? "" : "somebody changed it: close who else has the file open",
-            "journal mode %s: %s", journal,
             persist ? "a killed process leaves the file whole, a release needs no disk space"
-                    : "belay wants persist");
+                    : "what a killed process or a full disk leaves there is not what belay is "
+                      "tested with",
+            persist ? "" : "somebody changed it: close who else has the file open",
+            "journal mode %s%s", journal, persist ? "" : ", belay wants persist");
     if (status == BELAY_OK)
         status =
             belay_op_find(op, sound ? BELAY_FINE : BELAY_BROKEN, "integrity",
+                          sound ? "every row can be read"
+                                : "the file is damaged: locks may be forgotten",
                           sound ? "" : "stop who uses the file and move it away: a new one is made",
-                          "%s: %s", check, sound ? "every row can be read" : "the file is damaged");
-    if (status == BELAY_OK) status = belay_op_find(op, BELAY_FINE, "locks", "", "%s", held);
+                          "%s", check);
+    if (status == BELAY_OK) status = belay_op_find(op, BELAY_FINE, "locks", "", "", "%s", held);
     return status;
 }
 
@@ -181,9 +183,10 @@ void belay__sqlite_diagnose(struct sqlite_backend *b, belay_op *op, const struct
     const char *name = belay__sqlite_place_name(&b->store.place);
     belay_status status;
     if (f != NULL) {
-        status = belay_op_find(op, BELAY_BROKEN, "reachable", "", "%s: %s", name, f->text);
+        status = belay_op_find(op, BELAY_BROKEN, "reachable", "no lock can be taken there", "",
+                               "%s: %s", name, f->text);
     } else {
-        status = belay_op_find(op, BELAY_FINE, "reachable", "", "%s was opened and locked",
+        status = belay_op_find(op, BELAY_FINE, "reachable", "", "", "%s was opened and locked",
                                b->store.place.path);
     }
     if (status == BELAY_OK) status = find_filesystem(b, op);

@@ -11,8 +11,10 @@ struct entry { /* of a list or a diagnosis: copied until the caller's own thread
     belay_severity severity;
     char check[48];
     char text[384];
+    char meaning[256];
     char advice[256];
-    char backend[64];
+    char backend[128];
+    const char *type;
 };
 
 static belay_status entry_new(belay_op *op, struct entry **out)
@@ -33,15 +35,17 @@ belay_status belay_op_emit(belay_op *op, const belay_info *info)
 }
 
 belay_status belay_op_find(belay_op *op, belay_severity severity, const char *check,
-                           const char *advice, const char *format, ...)
+                           const char *meaning, const char *advice, const char *format, ...)
 {
     struct entry *entry;
     belay_status status = entry_new(op, &entry);
     if (status != BELAY_OK) return status;
     entry->severity = severity;
-    snprintf(entry->check, sizeof entry->check, "%s", check);
-    snprintf(entry->advice, sizeof entry->advice, "%s", advice != NULL ? advice : "");
+    entry->type = op->backend->ops->type;
     snprintf(entry->backend, sizeof entry->backend, "%s", op->backend->env->name);
+    snprintf(entry->check, sizeof entry->check, "%s", check);
+    snprintf(entry->meaning, sizeof entry->meaning, "%s", meaning != NULL ? meaning : "");
+    snprintf(entry->advice, sizeof entry->advice, "%s", advice != NULL ? advice : "");
     va_list args;
     va_start(args, format);
     vsnprintf(entry->text, sizeof entry->text, format, args);
@@ -162,27 +166,92 @@ belay_status belay_break(belay *client, const char *name, const belay_info *seen
     return belay__request_wait(&request, err);
 }
 
+/* ------------------------------------------------------------------ diagnose */
+
+enum { DIAGNOSE_MS = 2000 }; /* looking takes more questions than locking */
+
+/* One call: the backends are asked one after the other. On the caller's stack. */
+struct diagnosis {
+    belay *client;
+    belay_request request;
+    size_t next; /* of the config's backends */
+    belay_link entries;
+};
+
+static void diagnose_next(struct diagnosis *diagnosis)
+{
+    belay *client = diagnosis->client;
+    belay_op *op = &diagnosis->request.op;
+    while (diagnosis->next < client->config->count) {
+        belay_backend *backend = client->config->backends[diagnosis->next++].object;
+        op->backend = backend;
+        if (backend->ops->diagnose != NULL) {
+            int64_t now = belay__loop_now(&client->loop), patience = backend->env->timeout_ns;
+            if (patience < DIAGNOSE_MS * BELAY__MS) patience = DIAGNOSE_MS * BELAY__MS;
+            op->settle_by_ns = now + patience;
+            belay__op_begin(op, now);
+            return;
+        }
+        if (belay_op_find(op, BELAY_FINE, "itself", "", "", "it has nothing to tell") != BELAY_OK) {
+            belay__request_finish(&diagnosis->request, BELAY_NOMEM);
+            return;
+        }
+    }
+    belay__request_finish(&diagnosis->request, BELAY_OK);
+}
+
+/* That a backend can't be asked is a finding as well. */
+static void diagnosed(belay_op *op, belay_status status)
+{
+    belay_request *request = belay_container_of(op, belay_request, op);
+    const belay_error *why = &request->error;
+    if (request->end_with != BELAY_OK) {
+        belay__request_finish(request, request->end_with);
+        return;
+    }
+    if (status != BELAY_OK && status != BELAY_NOMEM)
+        status = belay_op_find(op, BELAY_BROKEN, "itself",
+                               "whether a lock can be taken there is not known", "",
+                               "it could not be asked: %s%s%s", why->node,
+                               why->node[0] != '\0' ? ": " : "",
+                               why->text[0] != '\0' ? why->text : belay_status_text(status));
+    if (status != BELAY_OK) {
+        belay__request_finish(request, status);
+        return;
+    }
+    request->error.node[0] = request->error.text[0] = '\0';
+    diagnose_next(belay_container_of(request, struct diagnosis, request));
+}
+
 belay_status belay_diagnose(belay *client, belay_finding_fn *each, void *arg, belay_error *err)
 {
     if (each == NULL) return belay_error_set(err, BELAY_INVALID, NULL, "each is NULL");
-    belay_request request;
-    belay_link entries;
-    belay_links_init(&entries);
-    belay_status status = begin(client, NULL, NULL, 0, &request, BELAY_VERB_DIAGNOSE, err);
+    struct diagnosis diagnosis;
+    belay_request *request = &diagnosis.request;
+    belay_status status = begin(client, NULL, NULL, 0, request, BELAY_VERB_DIAGNOSE, err);
     if (status != BELAY_OK) return status;
-    request.op.sink = &entries;
-    belay__request_begin_op(&request, belay__loop_now(&client->loop));
-    status = belay__request_wait(&request, err);
-    for (belay_link *link = entries.next; link != &entries; link = link->next) {
+    belay_links_init(&diagnosis.entries);
+    diagnosis.client = client;
+    diagnosis.next = 0;
+    request->op.done = diagnosed;
+    request->op.sink = &diagnosis.entries;
+    request->phase = BELAY__PHASE_ATTEMPT;
+    belay_link_append(&client->requests, &request->all);
+    diagnose_next(&diagnosis);
+    status = belay__request_wait(request, err);
+    for (belay_link *link = diagnosis.entries.next;
+         status == BELAY_OK && link != &diagnosis.entries; link = link->next) {
         struct entry *entry = belay_container_of(link, struct entry, link);
         belay_finding finding = { .size = sizeof finding,
                                   .severity = entry->severity,
                                   .backend = entry->backend,
+                                  .type = entry->type,
                                   .check = entry->check,
                                   .text = entry->text,
+                                  .meaning = entry->meaning,
                                   .advice = entry->advice };
         each(arg, &finding);
     }
-    entries_free(&entries);
+    entries_free(&diagnosis.entries);
     return status;
 }

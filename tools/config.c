@@ -1,5 +1,4 @@
-/* config.c - is the configuration good, and what does it say: `config check`, `config show`,
- * `doctor`. */
+/* config.c - is the configuration good, and what may it say: `config check`, `config show`. */
 #include <string.h>
 
 #include "client.h"
@@ -72,66 +71,4 @@ int verb_config(const struct args *args)
     if (strcmp(what, "show") == 0) return output_end(config_show(args, args->words[1]));
     say("config", "check or show?");
     return EXIT_USAGE;
-}
-
-/* ------------------------------------------------------------------ doctor */
-
-struct findings {
-    const struct args *args;
-    struct json json;
-    belay_severity worst;
-};
-
-static const char *const severities[] = { "fine", "warning", "broken" };
-
-static void print_finding(void *arg, const belay_finding *finding)
-{
-    struct findings *findings = arg;
-    if (finding->severity > findings->worst) findings->worst = finding->severity;
-    if (findings->args->json) {
-        json_open(&findings->json, NULL, '{');
-        json_text(&findings->json, "severity", severities[finding->severity]);
-        json_text(&findings->json, "backend", finding->backend);
-        json_text(&findings->json, "check", finding->check);
-        json_text(&findings->json, "text", finding->text);
-        json_text(&findings->json, "advice", finding->advice);
-        json_close(&findings->json, '}');
-        return;
-    }
-    struct text text;
-    text_init(&text);
-    text_add(&text, "%-8s ", severities[finding->severity]);
-    text_add_shown(&text, finding->backend);
-    text_add(&text, ", ");
-    text_add_shown(&text, finding->check);
-    text_add(&text, ": ");
-    text_add_shown(&text, finding->text);
-    if (finding->advice[0] != '\0') {
-        text_add(&text, " (");
-        text_add_shown(&text, finding->advice);
-        text_add(&text, ")");
-    }
-    puts(text.data);
-}
-
-int verb_doctor(const struct args *args)
-{
-    struct findings findings = { .args = args };
-    belay_error err = BELAY_ERROR_INIT;
-    int status;
-
-    belay *client = client_open(args, &status);
-    if (client == NULL) return status;
-    json_init(&findings.json, stdout);
-    if (args->json) json_open(&findings.json, NULL, '[');
-    status = EXIT_DONE;
-    if (belay_diagnose(client, print_finding, &findings, &err) != BELAY_OK)
-        status = complain(NULL, &err);
-    else if (findings.worst == BELAY_BROKEN) status = EXIT_UNAVAILABLE;
-    if (args->json) {
-        json_close(&findings.json, ']');
-        putc('\n', stdout);
-    }
-    belay_close(client);
-    return output_end(status);
 }

@@ -9,7 +9,8 @@
  *   child.c      the command                    client.c   opening belay, standard output
  *   signals.c    signals, read                  grant.c    try, extend, release
  *   terminal.c   whose turn the terminal is     look.c     status, list, break
- *   wait_display.c  the line while we wait      config.c   config, doctor;  help.c  the rest
+ *   wait_display.c  the line while we wait      config.c   config;  doctor.c  doctor;  help.c  the
+ * rest
  */
 #include <fcntl.h>
 #include <poll.h>
@@ -48,7 +49,10 @@ const struct verb verbs[] = {
       "it.\n" },
     { "config", VERB_CONFIG, verb_config, 1, 2, false, "check [WHERE] | show [TYPE]",
       "Check a configuration; show what a type of backend understands", NULL },
-    { "doctor", VERB_DOCTOR, verb_doctor, 0, 0, false, "", "Look for what is wrong", NULL },
+    { "doctor", VERB_DOCTOR, verb_doctor, 0, 0, false, "[--json]", "Look for what is wrong",
+      "Asks every backend that the config uses how it is, and takes and releases a lock.\n"
+      "The exit status is 0 when all is well, 1 after warnings, 69 when something is broken or\n"
+      "can't be reached, 78 when the configuration is wrong.\n" },
     { "version", VERB_VERSION, verb_version, 0, 0, false, "", "Print the version", NULL },
     { "completion", VERB_COMPLETION, verb_completion, 1, 1, false, "bash",
       "Print the completion for a shell", NULL },

@@ -11,7 +11,7 @@ int verb_release(const struct args *args);    /* grant.c */
 int verb_status(const struct args *args);     /* look.c */
 int verb_list(const struct args *args);       /* look.c */
 int verb_break(const struct args *args);      /* look.c */
-int verb_doctor(const struct args *args);     /* config.c */
+int verb_doctor(const struct args *args);     /* doctor.c */
 int verb_config(const struct args *args);     /* config.c */
 int verb_version(const struct args *args);    /* help.c */
 int verb_completion(const struct args *args); /* help.c */

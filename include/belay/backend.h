@@ -353,10 +353,11 @@ BELAY_API void belay_op_fail(belay_op *op, belay_status status, belay_cause caus
                              const char *format, ...) __attribute__((format(printf, 5, 6)));
 /* LIST: one held lock (copied). Names are without the prefix: use belay_env_strip. NOMEM. */
 BELAY_API belay_status belay_op_emit(belay_op *op, const belay_info *info);
-/* DIAGNOSE: one finding (copied). NOMEM. */
+/* DIAGNOSE: one finding (copied): what was looked at (a word), what that means for the locks (or
+ * ""), what to do (or ""), and what was found. No secret, no owner id. NOMEM. */
 BELAY_API belay_status belay_op_find(belay_op *op, belay_severity severity, const char *check,
-                                     const char *advice, const char *format, ...)
-    __attribute__((format(printf, 5, 6)));
+                                     const char *meaning, const char *advice, const char *format,
+                                     ...) __attribute__((format(printf, 6, 7)));
 /* For composites. Init a child from its parent (all of In is copied, and so are `error`, `info` and
  * `sink`: give a child that may outlive its parent its own, or NULL; wait and grant are NULL),
  * change what differs, start it; `done` is called with the monitor held when it has settled and the
@@ -460,7 +461,9 @@ struct belay_backend_ops {
     void (*list)(belay_backend *backend, belay_op *op);    /* belay_op_emit for each; then OK */
     void (*break_lock)(belay_backend *backend,
                        belay_op *op); /* compare-and-delete by op->owner: OK, LOST */
-    void (*diagnose)(belay_backend *backend, belay_op *op); /* belay_op_find for each; then OK */
+    /* belay_op_find for each finding; then OK, also when what was found is bad. A composite speaks
+     * of itself alone: its children are asked by core. */
+    void (*diagnose)(belay_backend *backend, belay_op *op);
 };
 
 /* ------------------------------------------------------------------ the world */

@@ -335,12 +335,18 @@ typedef struct belay_finding {
     uint32_t size;
     belay_severity severity;
     const char *backend; /* its name in the config */
+    const char *type;    /* its type */
     const char *check;   /* what was looked at: "reachable", "filesystem" ... */
     const char *text;    /* what was found */
+    const char *meaning; /* what that means for the locks, or "" */
     const char *advice;  /* what to do, or "" */
 } belay_finding;
 
-/* What `belay doctor` prints: calls `each` on the calling thread. */
+/* What `belay doctor` prints: asks every backend that the config's `use` reaches, children before
+ * what is made of them, and calls `each` for each finding, on the calling thread, when all were
+ * asked. One that cannot be asked is a finding too. Each may take two seconds, or its `timeout`
+ * where that is longer. OK, FORKED, CLOSED, CANCELED (the client was closed meanwhile), INVALID,
+ * NOMEM. */
 typedef void belay_finding_fn(void *arg, const belay_finding *finding);
 BELAY_API BELAY_CHECK belay_status belay_diagnose(belay *client, belay_finding_fn *each, void *arg,
                                                   belay_error *err);

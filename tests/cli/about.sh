@@ -52,8 +52,8 @@ t_version_is_one_line() {
 
 t_help_knows_every_command() {
     status 0 "$BELAY_BIN" help
-    for verb in run try extend release status list break config version; do out_has "belay $verb "; done
-    for verb in run try extend release status list break config version; do
+    for verb in run try extend release status list break config doctor version; do out_has "belay $verb "; done
+    for verb in run try extend release status list break config doctor version; do
         status 0 "$BELAY_BIN" help $verb
         out_has "^usage: belay $verb"
         status 0 "$BELAY_BIN" $verb --help

@@ -404,4 +404,5 @@ const belay_backend_ops scripted_ops = {
     .unwait = scripted_unwait,
     .inspect = scripted_verb,
     .break_lock = scripted_verb,
+    .diagnose = scripted_verb,
 };

@@ -6,6 +6,12 @@
 
 #include <sys/resource.h>
 
+static void find_nothing(void *arg, const belay_finding *finding)
+{
+    (void)arg;
+    (void)finding;
+}
+
 /* Everything a client does in its life, with what may be refused anywhere. False: something
  * unclean. */
 static bool life(belay_fake_world *world, belay_threads threads)
@@ -50,6 +56,8 @@ static bool life(belay_fake_world *world, belay_threads threads)
     }
     belay_info info = { .size = sizeof info };
     status = belay_inspect(client, "a", &info, NULL);
+    clean = clean && (status == BELAY_OK || status == BELAY_NOMEM);
+    status = belay_diagnose(client, find_nothing, NULL, NULL);
     clean = clean && (status == BELAY_OK || status == BELAY_NOMEM);
     belay_close(client);
     return clean;
