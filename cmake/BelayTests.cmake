@@ -58,6 +58,17 @@ function(belay_valgrind_test name target)
                          ENVIRONMENT_MODIFICATION "${test_env};BELAY_ON_VALGRIND=set:1")
 endfunction()
 
+# The harness: real servers (tests/live), and the fake peer and the relay (tests/fake). Its own
+# certificates and its own questions to a server need libcrypto and hiredis, whatever belay uses.
+pkg_check_modules(HARNESS REQUIRED IMPORTED_TARGET hiredis>=0.14 libcrypto)
+file(GLOB harness_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/fake/*.c
+     ${PROJECT_SOURCE_DIR}/tests/live/*.c)
+list(FILTER harness_sources EXCLUDE REGEX "(_test|_shim)\\.c$")
+add_library(belay_harness STATIC ${harness_sources})
+target_include_directories(belay_harness PUBLIC ${PROJECT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/include)
+target_compile_definitions(belay_harness PRIVATE ${BELAY_LINUX})
+target_link_libraries(belay_harness PUBLIC PkgConfig::HARNESS PkgConfig::CMOCKA Threads::Threads)
+
 file(GLOB unit_helpers CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/unit/*.c)
 list(FILTER unit_helpers EXCLUDE REGEX "_test\\.c$")
 
@@ -77,27 +88,27 @@ foreach(label unit contract)
         if(TARGET belay_testing)
             target_link_libraries(${target} PRIVATE belay_testing)
         endif()
+        set(ways)
+        if(name STREQUAL "redis")   # on a real server, by each way to it
+            target_link_libraries(${target} PRIVATE belay_harness)
+            set(ways tcp unix tls)
+        endif()
         target_link_libraries(${target} PRIVATE belay_static PkgConfig::CMOCKA
                               ${BELAY_LINK_PRIVATE})
         set_target_properties(${target} PROPERTIES
                               RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
-        belay_test(${label}/${name} ${label} ${target})
+        foreach(way IN LISTS ways)
+            belay_test(${label}/${name}_${way} ${label} ${target} ${way})
+            set_tests_properties(${label}/${name}_${way} PROPERTIES TIMEOUT 600)
+        endforeach()
+        if(NOT ways)
+            belay_test(${label}/${name} ${label} ${target})
+        endif()
         if(label STREQUAL "unit" AND VALGRIND AND NOT BELAY_SANITIZE)
             belay_valgrind_test(${name} ${target})
         endif()
     endforeach()
 endforeach()
-
-# The harness: real servers (tests/live), and the fake peer and the relay (tests/fake). Its own
-# certificates and its own questions to a server need libcrypto and hiredis, whatever belay uses.
-pkg_check_modules(HARNESS REQUIRED IMPORTED_TARGET hiredis>=0.14 libcrypto)
-file(GLOB harness_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/fake/*.c
-     ${PROJECT_SOURCE_DIR}/tests/live/*.c)
-list(FILTER harness_sources EXCLUDE REGEX "(_test|_shim)\\.c$")
-add_library(belay_harness STATIC ${harness_sources})
-target_include_directories(belay_harness PUBLIC ${PROJECT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/include)
-target_compile_definitions(belay_harness PRIVATE ${BELAY_LINUX})
-target_link_libraries(belay_harness PUBLIC PkgConfig::HARNESS Threads::Threads)
 
 file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/live/*_test.c)
 foreach(source IN LISTS sources)
