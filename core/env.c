@@ -94,6 +94,8 @@ void belay_timer_disarm(belay_env *env, belay_timer *timer)
 belay_status belay_watch_add(belay_env *env, belay_watch *watch, int fd, uint32_t events,
                              belay_watch_fn *fn)
 {
+    /* Its leader makes system calls inside from now on: who waits for it does so asleep. */
+    env->loop->monitor.patient = true;
     return belay__watch_add(env->loop, watch, fd, events, fn);
 }
 

@@ -265,7 +265,9 @@ static void timer_fd_arm(struct belay__loop *loop)
 
 void belay__loop_kick(struct belay__loop *loop)
 {
-    if (loop->polling) fd_signal(loop->wake_fd);
+    if (!loop->polling || loop->kicked) return;
+    loop->kicked = true;
+    fd_signal(loop->wake_fd);
 }
 
 /* ------------------------------------------------------------------ leaving */
@@ -344,7 +346,7 @@ static void poll_once(struct belay__loop *loop, bool block)
     if (turns && count == 0 && !loop->world->wait(loop->world, due))
         count = epoll_wait(loop->inner, events, EVENTS, -1);
     belay__loop_enter(loop);
-    if (block) loop->polling = false;
+    if (block) loop->polling = loop->kicked = false;
     events_handle(loop, events, count);
 }
 

@@ -63,6 +63,7 @@ struct belay__loop {
     /* The lead. */
     const void *leader; /* a waiter, the loop itself (the engine's thread), or NULL: vacant */
     bool polling;       /* the leader sleeps in epoll_wait */
+    bool kicked;        /* ... and was told to wake up */
     bool wanted;        /* a caller asks the engine's thread for the lead */
     uint32_t leads;     /* counts callers that took the lead: the engine keeps off while it moves */
     const void *elected; /* a sleeper that was asked to take it and is on its way */

@@ -42,12 +42,13 @@ void belay__monitor_lock_slow(struct belay__monitor *monitor)
 {
     uint32_t keep = ~(uint32_t)0; /* becomes ~WAKING once we are the one who was woken */
     uint32_t word = atomic_load_explicit(&monitor->word, memory_order_relaxed);
+    int most = atomic_load_explicit(&monitor->patient, memory_order_relaxed) ? 0 : SPINS;
     for (int spins = 0;;) {
         if ((word & LOCKED) == 0) {
             if (atomic_compare_exchange_weak_explicit(&monitor->word, &word, (word | LOCKED) & keep,
                                                       memory_order_acquire, memory_order_relaxed))
                 return;
-        } else if (spins < SPINS) {
+        } else if (spins < most) {
             pause_times(256 << spins++); /* seldom: each look takes the line from the holder */
             word = atomic_load_explicit(&monitor->word, memory_order_relaxed);
         } else if (atomic_compare_exchange_weak_explicit(&monitor->word, &word,

@@ -19,6 +19,7 @@
 struct belay__monitor {
     _Atomic uint32_t word;    /* LOCKED | WAKING | sleepers * SLEEPER */
     _Atomic uint32_t permits; /* wakes that no sleeper has taken yet: what they sleep on */
+    _Atomic bool patient;     /* its sections are long: nobody spins */
 };
 
 enum { BELAY__MONITOR_LOCKED = 1, BELAY__MONITOR_WAKING = 2, BELAY__MONITOR_SLEEPER = 4 };
