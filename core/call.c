@@ -69,6 +69,16 @@ belay_status belay__call_need(struct belay__loop *loop)
     return BELAY_OK;
 }
 
+void belay__call_tell(struct belay__loop *loop)
+{
+    bool wanted = !belay_links_empty(&loop->calls);
+    if (loop->call_told == wanted) return;
+    loop->call_told = wanted;
+    eventfd_t count;
+    if (wanted) eventfd_write(loop->call_fd, 1);
+    else eventfd_read(loop->call_fd, &count);
+}
+
 void belay__call_queue(struct belay__loop *loop, struct belay__call *call)
 {
     if (belay_linked(&call->link)) return;
@@ -76,7 +86,7 @@ void belay__call_queue(struct belay__loop *loop, struct belay__call *call)
     belay_link_append(&loop->calls, &call->link);
     if (!first) return;
     if (!loop->threads) {
-        eventfd_write(loop->call_fd, 1);
+        if (loop->dispatching == 0) belay__call_tell(loop); /* else it is about to run it */
         return;
     }
     /* Who must be able to count on the thread has asked for it before (belay__call_need); a log

@@ -530,13 +530,11 @@ belay_status belay_dispatch(belay *client)
     loop->inside++; /* a close on another thread waits for us */
     int cancelable = loop->inside_cancelable;
     loop->inside_cancelable = PTHREAD_CANCEL_DISABLE; /* also between */
+    loop->dispatching++;
     belay__loop_poll(loop);
     belay__call_run_all(loop); /* nothing, if a callback is where we are called from */
-    if (belay_links_empty(&loop->calls)) {
-        uint64_t count;
-        ssize_t ignored = read(loop->call_fd, &count, sizeof count);
-        (void)ignored;
-    }
+    loop->dispatching--;
+    belay__call_tell(loop);
     bool close = loop->close_wanted && !loop->calling;
     if (close) loop->close_wanted = false;
     loop->inside--;

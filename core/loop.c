@@ -316,8 +316,8 @@ void belay__loop_leave(struct belay__loop *loop)
 {
     belay__loop_unwind(loop);
     if (!belay_links_empty(&loop->tasks)) {
-        if (loop->leader == NULL) belay__loop_work(loop);
-        else belay__loop_kick(loop);
+        if (loop->leader != NULL) belay__loop_kick(loop);
+        else if (loop->dispatching == 0) belay__loop_work(loop);
     }
     timer_fd_arm(loop);
     if (loop->leader == NULL) lead_pass(loop);

@@ -61,11 +61,13 @@ struct belay__loop {
     _Atomic uint32_t poked;
 
     /* The lead. */
-    const void *leader; /* a waiter, the loop itself (the engine's thread), or NULL: vacant */
-    bool polling;       /* the leader sleeps in epoll_wait */
-    bool kicked;        /* ... and was told to wake up */
-    bool wanted;        /* a caller asks the engine's thread for the lead */
-    uint32_t leads;     /* counts callers that took the lead: the engine keeps off while it moves */
+    const void *leader;   /* a waiter, the loop itself (the engine's thread), or NULL: vacant */
+    bool polling;         /* the leader sleeps in epoll_wait */
+    bool kicked;          /* ... and was told to wake up */
+    bool call_told;       /* call_fd is readable */
+    uint32_t dispatching; /* in belay_dispatch, whose end does what its callbacks begin */
+    bool wanted;          /* a caller asks the engine's thread for the lead */
+    uint32_t leads; /* counts callers that took the lead: the engine keeps off while it moves */
     const void *elected; /* a sleeper that was asked to take it and is on its way */
     /* May a blocked caller turn the world's clock? While the worker is at it, time must not pass
      * before its answer; but a close must end. */
@@ -157,6 +159,8 @@ bool belay__loop_lead_for_engine(struct belay__loop *loop);
 /* Callbacks (call.c). */
 belay_status belay__call_need(struct belay__loop *loop); /* the thread exists from now on */
 void belay__call_queue(struct belay__loop *loop, struct belay__call *call);
+/* call_fd is readable while callbacks wait that only belay_dispatch may run. */
+void belay__call_tell(struct belay__loop *loop);
 /* Takes a lock's call out of the queue and waits until one that runs has ended, unless we are
  * inside it. The monitor is held before and after; true: it was let go meanwhile. */
 bool belay__call_withdraw(struct belay__loop *loop, struct belay__call *call);

@@ -52,7 +52,9 @@ static struct belay__attempt *attempt_new(struct belay__server *server, belay_op
     belay_timer_init(&attempt->timer, timer_due);
     attempt->key_length = (uint32_t)op->key.length;
     memcpy(attempt->key, op->key.at, op->key.length + 1);
-    snprintf(attempt->owner, sizeof attempt->owner, "%s", op->owner);
+    size_t owner = strlen(op->owner); /* BREAK: perhaps another library's, or none */
+    memcpy(attempt->owner, op->owner, owner < sizeof attempt->owner ? owner + 1 : 0);
+    attempt->owner[sizeof attempt->owner - 1] = '\0';
     op->data = attempt;
     return attempt;
 }
