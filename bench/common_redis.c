@@ -137,16 +137,18 @@ void bench_redis_end(struct bench_redis *redis)
 const char *bench_redis_where(const struct bench_redis *redis, const struct bench_config *config,
                               char out[200])
 {
-    char url[200];
+    char url[200], fresh[200];
     if (config->road == BENCH_TCP) snprintf(url, sizeof url, "redis://127.0.0.1:%d", redis->port);
     else snprintf(url, sizeof url, "redis+unix://%s", redis->socket);
     snprintf(out, 200, "%s/%d%d%d.conf", redis->directory, config->road == BENCH_UNIX,
              config->fencing, config->keep);
-    FILE *file = fopen(out, "we");
-    if (file == NULL) bench_die(out, strerror(errno));
+    snprintf(fresh, sizeof fresh, "%s/%ld.new", redis->directory, (long)getpid());
+    FILE *file = fopen(fresh, "we");
+    if (file == NULL) bench_die(fresh, strerror(errno));
     fprintf(file, "use = \"%s\";\nfencing = %s;\nkeep = %s;\n", url,
             config->fencing ? "true" : "false", config->keep ? "true" : "false");
-    if (fclose(file) != 0) bench_die(out, strerror(errno));
+    /* Whole at once: another process may be reading it. */
+    if (fclose(file) != 0 || rename(fresh, out) != 0) bench_die(out, strerror(errno));
     return out;
 }
 

@@ -4,6 +4,7 @@
 // Defaults throughout, but that a waiter goes on for ever: a refused one polls every 0.2 to 0.3 s.
 'use strict';
 
+const fs = require('fs');
 const readline = require('readline');
 
 const TTL_MS = 10000;
@@ -12,7 +13,10 @@ let Redis, Redlock, version;
 try {
     Redis = require('ioredis');
     Redlock = require('redlock');
-    version = require('redlock/package.json').version;
+    // Version 5 does not export its package.json.
+    const main = require.resolve('redlock');
+    const folder = main.slice(0, main.lastIndexOf('redlock/') + 'redlock/'.length);
+    version = JSON.parse(fs.readFileSync(`${folder}package.json`)).version.replace(/^v/, '');
 } catch (why) {
     console.log(`missing redlock, ioredis: ${why.code}`);
     process.exit(0);
