@@ -31,9 +31,10 @@ static void debt_settled(belay_op *op, belay_status status)
     struct debt *debt = belay_container_of(op, struct debt, op);
     belay *client = debt->lock->client;
     /* A composite needs memory for its children's ops: that, too, may be there next time. */
-    bool unanswered =
-        status == BELAY_UNAVAILABLE || status == BELAY_UNCERTAIN || status == BELAY_NOMEM;
-    bool again = unanswered && !debt->dropped;
+    bool undone = status == BELAY_UNAVAILABLE || status == BELAY_UNCERTAIN || status == BELAY_NOMEM;
+    /* Refused, though the grant was not: a password that changes, an ACL that is being reloaded. */
+    if (status == BELAY_REFUSED || status == BELAY_CONFIG) undone = true;
+    bool again = undone && !debt->dropped;
     int64_t now = belay__loop_now(&client->loop);
     if (!again || now >= debt->until_ns) {
         debt_end(debt);

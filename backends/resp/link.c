@@ -391,6 +391,7 @@ static void info_copy(const char *info, const char *key, char *out, size_t size)
         if (strncmp(line, key, length) == 0 && line[length] == ':') {
             snprintf(out, size, "%.*s", (int)(end - line - (ptrdiff_t)length - 1),
                      line + length + 1);
+            belay__words_clean(out);
             return;
         }
         line = end + strspn(end, "\r\n");

@@ -86,6 +86,12 @@ static const struct word *word_inside(const char *line, const char **at)
     return NULL;
 }
 
+void belay__words_clean(char *text)
+{
+    for (; *text != '\0'; text++)
+        if (*text < ' ' || *text > '~') *text = '?';
+}
+
 enum belay__meaning belay__words_read(const char *line, struct belay__failure *failure)
 {
     const char *at = line;
@@ -101,11 +107,13 @@ enum belay__meaning belay__words_read(const char *line, struct belay__failure *f
     int length = end != NULL ? (int)(end - at) : (int)strlen(at);
     if (word == NULL) {
         belay__failure_set(failure, BELAY_UNAVAILABLE, BELAY_CAUSE_BUSY, "%.*s", length, at);
+        belay__words_clean(failure->text);
         return BELAY__MEANS_FAILED;
     }
     belay__failure_set(failure, word->status, word->cause, "%.*s%s", length, at,
                        word->status == BELAY_CONFIG
                            ? " (it is a node of a cluster: use type \"cluster\")"
                            : "");
+    belay__words_clean(failure->text);
     return word->meaning;
 }

@@ -21,6 +21,9 @@ enum belay__meaning {
     BELAY__MEANS_FAILED,    /* as `failure` says */
 };
 
+/* Makes what a stranger said fit to be shown: all but printable ASCII becomes '?'. */
+void belay__words_clean(char *text);
+
 /* Reads an error line ("LOADING Redis is loading ...") and fills the failure. Servers word the same
  * thing differently: the first word decides, or, where an old server wraps what a script met in
  * "ERR Error running script", the word inside. SEMANTICS 5. */
