@@ -40,11 +40,17 @@ static void redis_list(belay_backend *base, belay_op *op)
     belay__scan_start(&redis_of(base)->server, op);
 }
 
+static void redis_diagnose(belay_backend *base, belay_op *op)
+{
+    belay__doctor_start(&redis_of(base)->server, op);
+}
+
 static void redis_cancel(belay_backend *base, belay_op *op)
 {
     struct belay__server *server = &redis_of(base)->server;
     switch (op->verb) {
     case BELAY_VERB_LIST: belay__scan_cancel(server, op); break;
+    case BELAY_VERB_DIAGNOSE: belay__doctor_cancel(server, op); break;
     default: belay__attempt_cancel(server, op); break;
     }
 }
@@ -332,4 +338,5 @@ const belay_backend_ops belay__redis_ops = {
     .inspect = redis_attempt,
     .list = redis_list,
     .break_lock = redis_attempt,
+    .diagnose = redis_diagnose,
 };

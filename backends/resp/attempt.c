@@ -360,9 +360,13 @@ static void held(struct belay__attempt *attempt, int64_t remains_ms, const char 
     op->held_for_ns = remains_ms >= 0 ? remains_ms * MS : -1;
     if (op->wait != NULL)
         belay__tracking_refused(attempt->server, op, attempt->hash, attempt->link, attempt->pair);
-    if (kind != NULL && strcmp(kind, "string") != 0 && kind[0] != '\0')
+    if (kind != NULL && strcmp(kind, "string") != 0 && kind[0] != '\0') {
+        char clean[24];
+        snprintf(clean, sizeof clean, "%s", kind);
+        belay__words_clean(clean);
         belay_error_set(op->error, BELAY_HELD, attempt->server->peer.node,
-                        "another holds the lock, in a format that is not ours (a %.20s)", kind);
+                        "another holds the lock, in a format that is not ours (a %s)", clean);
+    }
     settle(attempt, BELAY_HELD);
 }
 
@@ -535,6 +539,7 @@ static void replicated(struct belay__attempt *attempt, const struct belay__reply
                  (int)reply->integer, (unsigned)server->replicas,
                  (unsigned)server->replicas_timeout_ms);
     else snprintf(text, sizeof text, "WAIT: %.120s", reply->text);
+    belay__words_clean(text);
     if (attempt->verb == BELAY_VERB_ACQUIRE)
         abandon(attempt, BELAY_UNAVAILABLE, BELAY_CAUSE_BUSY, text);
     else fail(attempt, BELAY_UNAVAILABLE, BELAY_CAUSE_BUSY, text);
