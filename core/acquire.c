@@ -125,7 +125,11 @@ static void attempt(belay_request *request)
 static void attempt_deferred(belay_task *task)
 {
     belay_request *request = belay_container_of(task, belay_request, attempt);
-    if (request->phase == BELAY__PHASE_SLEEP && is_head(request)) attempt(request);
+    if (request->phase != BELAY__PHASE_SLEEP || !is_head(request)) return;
+    /* Nothing can be granted in less than a round trip: the wait's end is awaited. */
+    int64_t left = request->wait_until_ns - belay__loop_now(&request->client->loop);
+    if (request->was_held && left < request->client->rtt_ns / 2) sleep_until(request, INT64_MAX);
+    else attempt(request);
 }
 
 /* Who queues has not asked. While the head meets an outage, nobody may say that the lock is held.
@@ -205,10 +209,12 @@ static void refused(belay_request *request, belay_status status)
         bool too_long =
             now - request->outage_since_ns >= (int64_t)client->config->outage_ms * BELAY__MS;
         if (over || too_long) {
-            /* The last attempt was cut short by the wait's end, unsent: what was known before
-             * holds. */
-            bool cut = over && !request->try_once && status == BELAY_UNAVAILABLE &&
-                       request->was_held && request->status == BELAY_HELD && request->op.canceled;
+            /* The last attempt was cut short by the wait's end, unsent or being given back: what
+             * was known before holds. */
+            bool short_cut =
+                status == BELAY_UNAVAILABLE || request->op.cause == BELAY_CAUSE_CUT_SHORT;
+            bool cut = over && !request->try_once && short_cut && request->was_held &&
+                       request->status == BELAY_HELD && request->op.canceled;
             if (cut) request->error.text[0] = '\0';
             else request->status = status;
             finish(request, cut ? BELAY_HELD : status);

@@ -37,13 +37,13 @@ static void *engine_main(void *arg)
         belay__loop_work(loop);
         bool quiet = loop->leads == leads; /* no caller led since we last looked */
         leads = loop->leads;
-        if (loop->background > 0 && loop->leader == NULL && quiet) {
+        if (belay__loop_unattended(loop) && loop->leader == NULL && quiet) {
             /* Who asked for the lead sleeps and has not led yet: linger as if it had. */
             if (belay__loop_lead_for_engine(loop)) leads = loop->leads - 1;
             continue;
         }
-        int patience = quiet ? -1 : loop->background > 0 ? LINGER_MS : IDLE_MS;
-        bool watches = quiet && loop->background == 0 && loop->leader == NULL;
+        int patience = quiet ? -1 : belay__loop_unattended(loop) ? LINGER_MS : IDLE_MS;
+        bool watches = quiet && !belay__loop_unattended(loop) && loop->leader == NULL;
         loop->engine_alert = quiet;
         loop->engine_blind = quiet && !watches;
         belay__loop_leave(loop);

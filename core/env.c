@@ -66,6 +66,18 @@ int64_t belay_env_timeout_ns(const belay_env *env)
     return env->timeout_ns;
 }
 
+void belay_env_mind(belay_env *env, bool busy)
+{
+    struct belay__loop *loop = env->loop;
+    if (!busy) {
+        loop->minding--;
+        return;
+    }
+    loop->minding++;
+    /* Without the thread it is done while a caller waits for something else, or at close. */
+    if (belay__engine_need(loop) == BELAY_OK) belay__engine_kick(loop);
+}
+
 void belay_env_log(belay_env *env, belay_level level, const char *format, ...)
 {
     va_list args;

@@ -301,7 +301,7 @@ static void lead_pass(struct belay__loop *loop)
     if (loop->elected != NULL) return;
     belay_link *link = links_pop(&loop->sleepers);
     if (link == NULL) {
-        if (loop->engine_alert && (loop->background > 0 || loop->engine_blind))
+        if (loop->engine_alert && (belay__loop_unattended(loop) || loop->engine_blind))
             belay__engine_kick(loop);
         return;
     }
@@ -372,7 +372,7 @@ bool belay__loop_lead_for_engine(struct belay__loop *loop)
 {
     loop->leader = loop;
     belay__loop_work(loop);
-    while (!loop->wanted && !loop->engine_stop && loop->background > 0) {
+    while (!loop->wanted && !loop->engine_stop && belay__loop_unattended(loop)) {
         poll_once(loop, true);
         belay__loop_work(loop);
     }

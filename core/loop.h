@@ -76,6 +76,7 @@ struct belay__loop {
     uint32_t inside;     /* waiters that will enter the monitor once more */
     uint32_t background; /* work that nobody waits for: started calls, extensions in flight, jobs */
     uint32_t jobs;       /* of these, the worker's */
+    uint32_t minding;    /* backends with work of their own (belay_env_mind): close asks `owes` */
 
     _Atomic uint32_t *wakes[32]; /* futexes to wake when the monitor is left */
     uint32_t wake_count;
@@ -155,6 +156,12 @@ void belay__engine_stop(struct belay__loop *loop); /* unlocked */
 /* Used by the engine's thread: leads until it is asked for the lead (true) or nothing is left in
  * the background. */
 bool belay__loop_lead_for_engine(struct belay__loop *loop);
+
+/* Is there work that no caller waits for? */
+static inline bool belay__loop_unattended(const struct belay__loop *loop)
+{
+    return loop->background > 0 || loop->minding > 0;
+}
 
 /* Callbacks (call.c). */
 belay_status belay__call_need(struct belay__loop *loop); /* the thread exists from now on */

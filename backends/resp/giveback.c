@@ -25,6 +25,7 @@ static void done(struct belay__attempt *debt)
 {
     struct belay__server *server = debt->server;
     belay_unlink(&debt->debt);
+    belay__server_mind(server);
     belay__tracking_wake(server, (belay_str){ debt->key, debt->key_length });
     belay_link behind = debt->behind;
     bool none = belay_links_empty(&debt->behind);
@@ -128,6 +129,7 @@ void belay__giveback_owe(struct belay__attempt *attempt)
     attempt->giveback = 0;
     belay_links_init(&attempt->behind);
     belay_link_append(&server->debts, &attempt->debt);
+    belay__server_mind(server);
     /* It was answered already: nothing can come after the delete. */
     attempt->final = attempt->main == 0 && attempt->granted;
     if (link->state == BELAY__LINK_ENDED) {

@@ -60,6 +60,14 @@ struct belay__link *belay__server_link(struct belay__server *server, enum belay_
 
 /* ------------------------------------------------------------------ links come and go */
 
+void belay__server_mind(struct belay__server *server)
+{
+    bool busy = !belay_links_empty(&server->debts);
+    for (int i = 0; i < BELAY__LANES; i++) busy |= !belay_links_empty(&server->lanes[i].draining);
+    if (busy != server->minding) belay_env_mind(server->env, busy);
+    server->minding = busy;
+}
+
 static bool is_needed(const struct belay__lane *lane)
 {
     const struct belay__server *server = lane->server;
@@ -147,6 +155,7 @@ static void link_ended(struct belay__link *link)
             belay__tracking_link(lane->server, NULL);
     }
     belay__link_close(link, true);
+    belay__server_mind(lane->server);
 }
 
 /* A draining link has all its answers. */
@@ -156,6 +165,7 @@ static void link_idle(struct belay__link *link)
     if (lane->link == link) return;
     belay_unlink(&link->all);
     belay__link_close(link, true);
+    belay__server_mind(lane->server);
 }
 
 static void lane_connect(struct belay__lane *lane)
@@ -195,6 +205,7 @@ bool belay__server_complain(struct belay__server *server, struct belay__link *li
                   server->peer.node);
     belay__failure_set(&lane->why, BELAY_UNAVAILABLE, BELAY_CAUSE_UNREACHABLE, "no answer in time");
     belay_link_append(&lane->draining, &link->all);
+    belay__server_mind(server);
     lane->link = NULL;
     if (lane == &server->lanes[BELAY__LANE_MAIN]) belay__tracking_link(server, NULL);
     lane_connect(lane);
@@ -241,7 +252,6 @@ belay_status belay__server_init(struct belay__server *server)
 
 void belay__server_fini(struct belay__server *server)
 {
-    server->closing = true;
     belay__tracking_fini(server);
     for (int i = 0; i < BELAY__LANES; i++) {
         struct belay__lane *lane = &server->lanes[i];
@@ -257,5 +267,6 @@ void belay__server_fini(struct belay__server *server)
         belay_timer_disarm(server->env, &lane->check);
     }
     belay__givebacks_drop(server);
+    belay__server_mind(server);
     belay__attempts_free(server);
 }

@@ -52,7 +52,7 @@ struct belay__server {
     struct belay__lane lanes[BELAY__LANES];
     char run_id[48]; /* of the server that was last talked to */
     bool warned;     /* of its eviction policy */
-    bool closing;
+    bool minding;    /* belay_env_mind */
 
     struct belay__attempt *spare; /* attempts' memory, to be used again */
     uint32_t spares;
@@ -69,6 +69,8 @@ void belay__server_fini(struct belay__server *server);
  * connect is not told, but kept in lane->why; the errand waits until it is taken back. */
 void belay__server_want(struct belay__server *server, enum belay__lane_id lane,
                         struct belay__errand *errand);
+/* Debts or draining links have come or gone: is there work that nobody waits for? */
+void belay__server_mind(struct belay__server *server);
 /* Takes it back; not queued: does nothing. */
 void belay__server_unwant(struct belay__errand *errand);
 /* The lane's link, if it is ready, or NULL. */

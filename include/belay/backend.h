@@ -143,6 +143,10 @@ BELAY_API bool belay_env_fencing(const belay_env *env);       /* the config's `f
 BELAY_API bool belay_env_threads(const belay_env *env);       /* BELAY_THREADS? */
 BELAY_API bool belay_env_worker(const belay_env *env);        /* may belay_env_run be used? */
 BELAY_API int64_t belay_env_timeout_ns(const belay_env *env); /* this backend's `timeout` */
+/* This backend begins (true) or has ended (false) work that no caller waits for: answers that are
+ * still to come, give-backs. Meanwhile the client's own thread attends to descriptors and timers;
+ * with the other thread modes belay_dispatch does. In pairs. */
+BELAY_API void belay_env_mind(belay_env *env, bool busy);
 /* A line for the log callback; never blocks. Never give it an owner id or a secret. */
 BELAY_API void belay_env_log(belay_env *env, belay_level level, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
