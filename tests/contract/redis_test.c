@@ -103,7 +103,6 @@ int main(int argc, char **argv)
         .only = argc > 2 ? argv[2] : NULL,
     };
     int failed = made ? belay_contract_run(&target, stdout) : 1;
-    if (failed != 0) server_show_log(&one.server);
     server_end(&one.server);
     place_remove(&one.place);
     return failed != 0;

@@ -305,25 +305,31 @@ int peer_number(const struct peer_connection *connection)
 
 /* ------------------------------------------------------------------ playing */
 
-/* Answers so many commands (0: all). False: the connection is to end. */
-static bool serve(struct peer_connection *c, size_t count)
+static void answer(struct peer_connection *c, const struct request *request)
 {
     struct peer *peer = c->peer;
+    pthread_mutex_lock(&peer->handling);
+    bool handled = peer->options.handle != NULL &&
+                   peer->options.handle(peer->options.arg, c, request->argc, request->argv);
+    pthread_mutex_unlock(&peer->handling);
+    if (!handled) say_by_itself(c, request->argc, request->argv);
+}
+
+/* Answers so many commands (0: all), or until one matches. False: the connection is to end. */
+static bool serve(struct peer_connection *c, size_t count, const char *until_one)
+{
     for (size_t i = 0; count == 0 || i < count; i++) {
         const struct request *request = command_read(c);
         if (request == NULL) return false;
-        pthread_mutex_lock(&peer->handling);
-        bool handled = peer->options.handle != NULL &&
-                       peer->options.handle(peer->options.arg, c, request->argc, request->argv);
-        pthread_mutex_unlock(&peer->handling);
-        if (!handled) say_by_itself(c, request->argc, request->argv);
+        if (until_one != NULL && request_is(request, until_one)) return true;
+        answer(c, request);
         if (c->hang_up) return false;
     }
     return true;
 }
 
-/* Reads and keeps what comes, for one peer_go. */
-static bool wait_to_go(struct peer_connection *c)
+/* Waits for one peer_go; unless it is deaf it reads and keeps what comes meanwhile. */
+static bool wait_to_go(struct peer_connection *c, bool deaf)
 {
     struct peer *peer = c->peer;
     const struct request *unused;
@@ -333,8 +339,10 @@ static bool wait_to_go(struct peer_connection *c)
         if (go) peer->goes--;
         pthread_mutex_unlock(&peer->lock);
         if (go) return true;
-        if (!bytes_read(c, 1)) return false;
-        while (command_take(c, &unused)) continue;
+        if (deaf && atomic_load(&c->cut)) return false;
+        if (deaf) until_pause();
+        else if (!bytes_read(c, 1)) return false;
+        while (!deaf && command_take(c, &unused)) continue;
     }
 }
 
@@ -351,6 +359,7 @@ static bool play_step(struct peer_connection *c, const struct peer_step *step)
         do request = command_read(c);
         while (request != NULL && !request_is(request, step->text));
         return request != NULL;
+    case PEER_UNTIL: return serve(c, 0, step->text);
     case PEER_SEND: send_all(c, step->text, length); return true;
     case PEER_DRIP:
         for (size_t i = 0; i < length; i++) {
@@ -359,13 +368,14 @@ static bool play_step(struct peer_connection *c, const struct peer_step *step)
                 if (!bytes_read(c, 1)) return false;
         }
         return true;
-    case PEER_WAIT: return wait_to_go(c);
+    case PEER_WAIT: return wait_to_go(c, false);
+    case PEER_DEAF: return wait_to_go(c, true);
     case PEER_CLOSE: return false;
     case PEER_RESET: c->reset = true; return false;
     case PEER_SILENT:
         while (command_read(c) != NULL) continue;
         return false;
-    case PEER_SERVE: return serve(c, step->count);
+    case PEER_SERVE: return serve(c, step->count, NULL);
     }
     return false;
 }
@@ -393,7 +403,7 @@ static void *connection_main(void *arg)
     pthread_mutex_lock(&peer->lock);
     c->played = true;
     pthread_mutex_unlock(&peer->lock);
-    if (open) serve(c, 0);
+    if (open) serve(c, 0, NULL);
     pthread_mutex_lock(&peer->lock);
     if (c->reset) {
         struct linger now = { .l_onoff = 1, .l_linger = 0 };

@@ -58,9 +58,11 @@ void peer_refuse(struct peer *peer, bool refuse);
 enum peer_act {
     PEER_EXPECT,    /* reads until `count` more commands came (0: one) */
     PEER_EXPECT_IS, /* reads until a command came that matches `text` (request_is) */
+    PEER_UNTIL,     /* answers as PEER_SERVE until a command matches `text`: that one it does not */
     PEER_SEND,      /* sends `text` (`count` bytes, or the string when that is 0) */
     PEER_DRIP,      /* the same, a byte each `ms` milliseconds */
     PEER_WAIT,      /* reads on, and waits for one peer_go */
+    PEER_DEAF,      /* the same without reading: the client's socket fills up */
     PEER_CLOSE,     /* ends the connection in order */
     PEER_RESET,     /* by RST */
     PEER_SILENT,    /* reads, says nothing any more, until the client leaves */

@@ -463,6 +463,14 @@ char *server_info(struct server *server, const char *field, char *out, size_t si
     return out;
 }
 
+long server_calls(struct server *server, const char *command)
+{
+    char field[64], text[128];
+    snprintf(field, sizeof field, "cmdstat_%s", command);
+    server_info(server, field, text, sizeof text);
+    return strncmp(text, "calls=", 6) == 0 ? strtol(text + 6, NULL, 10) : 0;
+}
+
 /* `fence:<prefix>`, or in a cluster `fence:{tag}<prefix>`. */
 static bool is_fence(const char *key, size_t length, const char *prefix)
 {
