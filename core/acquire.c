@@ -122,6 +122,21 @@ static void attempt(belay_request *request)
     cancel_watch(request);
 }
 
+/* The name is left to others for a while (turns.c), unless the wait ends before: then this is the
+ * only chance. */
+static bool pauses(belay_request *request)
+{
+    belay *client = request->client;
+    if (client->turns == NULL || request->try_once) return false;
+    int64_t until_ns = belay__turn_wait(client, request->hash, belay__loop_now(&client->loop));
+    if (until_ns == 0 || until_ns >= request->wait_until_ns) return false;
+    belay__names_join(request);
+    request->phase = BELAY__PHASE_PAUSE;
+    sleep_until(request, until_ns);
+    cancel_watch(request);
+    return true;
+}
+
 static void attempt_deferred(belay_task *task)
 {
     belay_request *request = belay_container_of(task, belay_request, attempt);
@@ -129,7 +144,7 @@ static void attempt_deferred(belay_task *task)
     /* Nothing can be granted in less than a round trip: the wait's end is awaited. */
     int64_t left = request->wait_until_ns - belay__loop_now(&request->client->loop);
     if (request->was_held && left < request->client->rtt_ns / 2) sleep_until(request, INT64_MAX);
-    else attempt(request);
+    else if (!pauses(request)) attempt(request);
 }
 
 /* Who queues has not asked. While the head meets an outage, nobody may say that the lock is held.
@@ -150,7 +165,8 @@ static void timer_fired(belay_timer *timer)
     if (belay__loop_now(&request->client->loop) >= request->wait_until_ns) {
         if (request->phase == BELAY__PHASE_QUEUED) outage_of_head(request);
         finish(request, request->status);
-    } else if (request->phase == BELAY__PHASE_SLEEP || request->phase == BELAY__PHASE_PAUSE) {
+    } else if (request->phase == BELAY__PHASE_PAUSE ||
+               (request->phase == BELAY__PHASE_SLEEP && !pauses(request))) {
         attempt(request);
     }
 }
@@ -288,6 +304,7 @@ static void granted(belay_request *request)
         give_back(request, "granted in a smaller scope than was asked for");
     } else {
         belay__lock_begin(request->lock, op);
+        belay__turn_granted(client, request->hash, now);
         finish(request, BELAY_OK);
     }
 }
@@ -331,7 +348,7 @@ void belay__acquire_begin(belay_request *request)
 
     belay_request *head = belay__names_head(client, op->key.at, op->key.length, request->hash);
     if (head == NULL) {
-        attempt(request);
+        if (!pauses(request)) attempt(request);
     } else if (request->try_once) {
         snprintf(request->error.text, sizeof request->error.text,
                  "others of this client wait for the lock already");
@@ -347,13 +364,16 @@ void belay__acquire_begin(belay_request *request)
 
 void belay__acquire_released(belay *client, const char *key, size_t length)
 {
+    if (client->turns != NULL)
+        belay__turn_released(client, belay__names_hash(key, length),
+                             belay__loop_now(&client->loop));
     if (client->names.count == 0) return;
     belay_request *head = belay__names_head(client, key, length, belay__names_hash(key, length));
     if (head == NULL) return;
     if (head->phase == BELAY__PHASE_ATTEMPT) head->woken = true;
     if (head->phase != BELAY__PHASE_SLEEP) return;
     uint32_t limit = client->config->handoffs;
-    if (limit == 0 || head->handoffs < limit) {
+    if (limit == 0 || head->handoffs < limit || client->turns != NULL) {
         head->handoffs++;
         belay__loop_defer(&client->loop, &head->attempt);
         return;
@@ -361,8 +381,7 @@ void belay__acquire_released(belay *client, const char *key, size_t length)
     /* Other processes get their turn. */
     head->handoffs = 0;
     head->phase = BELAY__PHASE_PAUSE;
-    int64_t pause = (int64_t)client->config->handoff_pause_ms * BELAY__MS;
-    if (pause == 0) pause = 2 * client->rtt_ns;
+    int64_t pause = 2 * client->rtt_ns;
     bool alone = client->scope_max <= BELAY_SCOPE_PROCESS;
     if (pause < PAUSE_LEAST_US * 1000 && !alone) pause = PAUSE_LEAST_US * 1000;
     pause +=

@@ -207,7 +207,8 @@ static belay_status open_client(belay **out, const char *where, const belay_open
     struct belay__registry registry = { options.backends, belay__builtin_backends };
     status = belay__config_load(&client->config, where, &registry, world, err);
     if (status == BELAY_OK) client->where = where_make(client);
-    if (status == BELAY_OK && (client->where == NULL || log_create(client, &options) != BELAY_OK))
+    if (status == BELAY_OK && (client->where == NULL || log_create(client, &options) != BELAY_OK ||
+                               belay__turns_init(client) != BELAY_OK))
         status = belay_error_set(err, BELAY_NOMEM, NULL, NULL);
     belay__loop_enter(&client->loop);
     if (status == BELAY_OK) status = backends_create(client, err);
@@ -224,6 +225,7 @@ static belay_status open_client(belay **out, const char *where, const belay_open
     belay__loop_stop(&client->loop);
     belay__loop_fini(&client->loop);
     belay__free(client->log);
+    belay__free(client->turns);
     belay__free(client->where);
     belay__config_free(client->config);
     belay__client_unref(client);

@@ -83,7 +83,8 @@ struct belay {
     belay_link debts;    /* give-backs under way */
     belay_link cancels;  /* watched cancels */
     struct belay__names names;
-    int64_t rtt_ns; /* a smoothed round trip, for the pause after many hand-offs */
+    struct belay__turn *turns; /* NULL: no `handoff_pause` */
+    int64_t rtt_ns;            /* a smoothed round trip, for the pause after many hand-offs */
 
     struct belay__log *log;
     belay_event_fn *on_event;
@@ -260,6 +261,12 @@ void belay__acquire_released(belay *client, const char *key, size_t length);
 void belay__acquire_freed(belay *client, const char *key, size_t length);
 belay_status belay__options_read(belay_options *to, const belay_options *from, belay_error *err);
 
+/* Leaving a name alone now and then (turns.c). */
+belay_status belay__turns_init(belay *client); /* the config is read; OK, NOMEM */
+void belay__turn_granted(belay *client, uint32_t hash, int64_t now);
+void belay__turn_released(belay *client, uint32_t hash, int64_t now);
+/* May the name be asked for now? 0; or until when it is left to others. */
+int64_t belay__turn_wait(belay *client, uint32_t hash, int64_t now);
 /* The queue (names.c). */
 uint32_t belay__names_hash(const char *key, size_t length);
 belay_request *belay__names_head(belay *client, const char *key, size_t length, uint32_t hash);

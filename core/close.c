@@ -194,6 +194,8 @@ static void close_now(belay *client)
     belay__loop_fini(loop);
     belay__free(client->log);
     client->log = NULL;
+    belay__free(client->turns);
+    client->turns = NULL;
     belay__free(client->where);
     client->where = NULL;
     belay__config_free(client->config);

@@ -275,6 +275,83 @@ static void after_eight_hand_overs_the_head_pauses(void **state)
     }
 }
 
+/* ------------------------------------------------------------------ again and again, alone */
+
+static void who_takes_a_name_again_and_again_leaves_it_alone_now_and_then(void **state)
+{
+    for (int round = 0; round < 3; round++) {
+        int64_t began_ms = passed_ms();
+        for (int i = 0; i < 9; i++) assert_int_equal(acquire(*state, BELAY_FOREVER), BELAY_OK);
+        if (round == 0) assert_int_equal(passed_ms(), 0);
+        else assert_in_range(passed_ms() - began_ms, 50, 75);
+    }
+}
+
+static void grants_of_others_in_between_are_no_pause(void **state)
+{
+    for (int i = 0; i < 9; i++) {
+        acquires((struct script_reply){ .how = SCRIPT_WAKE, .status = BELAY_HELD });
+        acquires((struct script_reply){ .status = BELAY_OK });
+    }
+    for (int i = 0; i < 9; i++) assert_int_equal(acquire(*state, BELAY_FOREVER), BELAY_OK);
+    assert_int_equal(passed_ms(), 0);
+    assert_int_equal(acquire(*state, BELAY_FOREVER), BELAY_OK);
+    assert_in_range(passed_ms(), 50, 75);
+}
+
+static void a_long_hold_is_no_pause(void **state)
+{
+    belay *client = *state;
+    for (int i = 0; i < 9; i++) {
+        belay_lock *lock;
+        assert_int_equal(belay_acquire(client, "a", NULL, &lock, NULL), BELAY_OK);
+        turn(client, 500);
+        assert_int_equal(belay_release(lock, NULL), BELAY_OK);
+    }
+    int64_t began_ms = passed_ms();
+    assert_int_equal(acquire(client, BELAY_FOREVER), BELAY_OK);
+    assert_in_range(passed_ms() - began_ms, 50, 75);
+}
+
+static void a_name_that_was_left_alone_for_long_needs_no_pause(void **state)
+{
+    for (int i = 0; i < 20; i++) {
+        int64_t began_ms = passed_ms();
+        for (int n = 0; n < 8; n++) assert_int_equal(acquire(*state, BELAY_FOREVER), BELAY_OK);
+        assert_int_equal(passed_ms(), began_ms);
+        turn(*state, 50);
+    }
+}
+
+static void a_wait_that_ends_before_the_pause_asks_all_the_same(void **state)
+{
+    for (int i = 0; i < 9; i++) assert_int_equal(acquire(*state, BELAY_FOREVER), BELAY_OK);
+    for (int i = 0; i < 20; i++) {
+        assert_int_equal(acquire(*state, 40), BELAY_OK);
+        assert_int_equal(acquire(*state, BELAY_TRY), BELAY_OK);
+    }
+    assert_int_equal(passed_ms(), 0);
+}
+
+static void other_names_are_not_left_alone_with_it(void **state)
+{
+    belay *client = *state;
+    belay_lock *lock;
+    for (int i = 0; i < 9; i++) assert_int_equal(acquire(client, BELAY_FOREVER), BELAY_OK);
+    assert_int_equal(belay_acquire(client, "b", NULL, &lock, NULL), BELAY_OK);
+    assert_int_equal(passed_ms(), 0);
+    assert_int_equal(belay_release(lock, NULL), BELAY_OK);
+}
+
+static void without_a_handoff_pause_nobody_who_is_alone_pauses(void **state)
+{
+    belay *client = open_with("keep = false;");
+    (void)state;
+    for (int i = 0; i < 100; i++) assert_int_equal(acquire(client, BELAY_FOREVER), BELAY_OK);
+    assert_int_equal(passed_ms(), 0);
+    belay_close(client);
+}
+
 static void a_new_head_asks_at_once_when_the_head_is_canceled(void **state)
 {
     belay *client = *state;
@@ -367,6 +444,13 @@ int main(void)
         PROMISE(a_refusal_for_good_is_the_answer_at_once),
         PROMISE(only_the_head_asks_and_the_queue_is_first_in_first_out),
         PROMISE(after_eight_hand_overs_the_head_pauses),
+        PROMISE(who_takes_a_name_again_and_again_leaves_it_alone_now_and_then),
+        PROMISE(grants_of_others_in_between_are_no_pause),
+        PROMISE(a_long_hold_is_no_pause),
+        PROMISE(a_name_that_was_left_alone_for_long_needs_no_pause),
+        PROMISE(a_wait_that_ends_before_the_pause_asks_all_the_same),
+        PROMISE(other_names_are_not_left_alone_with_it),
+        PROMISE(without_a_handoff_pause_nobody_who_is_alone_pauses),
         PROMISE(a_new_head_asks_at_once_when_the_head_is_canceled),
         PROMISE(who_queues_behind_an_outage_hears_of_it),
         PROMISE(an_outage_counts_for_all_who_queue_not_for_each_in_turn),
