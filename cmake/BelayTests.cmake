@@ -123,6 +123,11 @@ foreach(source IN LISTS sources)
     belay_test(live/${name} live live_${stem})
 endforeach()
 
+# Belay's side of live/peers: a program, as the others' are.
+add_executable(belay_peer ${PROJECT_SOURCE_DIR}/tests/live/peers/belay_peer.c)
+target_link_libraries(belay_peer PRIVATE belay_static ${BELAY_LINK_PRIVATE})
+set_target_properties(belay_peer PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
+
 # tests/fuzz/NAME_fuzz.c is a libFuzzer target; here it is given what NAME_corpus/ has collected.
 file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/fuzz/*_fuzz.c)
 foreach(source IN LISTS sources)
