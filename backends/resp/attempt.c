@@ -17,10 +17,10 @@ enum { KEY_ROOM = 128, SPARES = 256, AGAIN_FIRST_MS = 10, AGAIN_LAST_MS = 100 };
 
 /* ------------------------------------------------------------------ memory */
 
-static uint32_t hash_of(belay_str key)
+uint32_t belay__key_hash(const char *key, size_t length)
 {
-    uint32_t hash = 2166136261u; /* FNV-1a */
-    for (size_t i = 0; i < key.length; i++) hash = (hash ^ (unsigned char)key.at[i]) * 16777619u;
+    uint32_t hash = 2166136261u;
+    for (size_t i = 0; i < length; i++) hash = (hash ^ (unsigned char)key[i]) * 16777619u;
     return hash;
 }
 
@@ -62,8 +62,6 @@ static struct belay__attempt *attempt_new(struct belay__server *server, belay_op
 /* Nobody hears its answers any more. */
 static void disown_requests(struct belay__attempt *attempt)
 {
-    if (attempt->marked) belay__tracking_releasing(attempt->server, attempt->hash, -1);
-    attempt->marked = false;
     if (attempt->link != NULL) {
         belay__link_forget(attempt->link, attempt->main);
         belay__link_forget(attempt->link, attempt->wait);
@@ -224,20 +222,12 @@ static uint64_t ask_inspect(struct belay__attempt *attempt, struct belay__link *
     return 0;
 }
 
-static bool ask_caching(struct belay__link *link)
-{
-    static const char *const argv[] = { "CLIENT", "CACHING", "YES" };
-    return belay__link_ask(link, NULL, NULL, 0, false, 3, argv, NULL) != 0;
-}
-
 /* A refused SET says nothing of the holder. */
 static bool ask_look(struct belay__attempt *attempt)
 {
     struct belay__link *link = attempt->link;
     const char *argv[] = { "PTTL", attempt->key };
     size_t lengths[] = { 4, attempt->key_length };
-    attempt->pair = belay__tracking_pairs(attempt->server, attempt->op, attempt->hash, link);
-    if (attempt->pair && !ask_caching(link)) return false;
     attempt->main = belay__link_ask(link, belay__attempt_hear, attempt, BELAY__PART_LOOK, false, 2,
                                     argv, lengths);
     return attempt->main != 0;
@@ -265,10 +255,9 @@ static uint64_t ask_main(struct belay__attempt *attempt, struct belay__link *lin
 {
     switch (attempt->verb) {
     case BELAY_VERB_ACQUIRE:
-        attempt->pair = belay__tracking_pairs(attempt->server, attempt->op, attempt->hash, link);
-        if (attempt->pair && !ask_caching(link)) return 0;
         if (attempt->server->fencing) return ask_acquire(attempt, link);
-        if (attempt->pair)
+        /* A SET that is refused reads nothing: a waiter's asks by a script. */
+        if (belay__tracking_knows(attempt->op))
             return belay__attempt_ask_script(attempt, link, BELAY__SCRIPT_TAKE, attempt->by_source,
                                              BELAY__PART_MAIN);
         return ask_set(attempt, link);
@@ -277,11 +266,6 @@ static uint64_t ask_main(struct belay__attempt *attempt, struct belay__link *lin
                                          BELAY__PART_MAIN);
     case BELAY_VERB_INSPECT: return ask_inspect(attempt, link);
     default:
-        if (!attempt->marked && belay__tracking_busy(attempt->server)) {
-            attempt->hash = hash_of(attempt->op->key);
-            attempt->marked = true;
-            belay__tracking_releasing(attempt->server, attempt->hash, 1);
-        }
         return belay__attempt_ask_script(attempt, link, BELAY__SCRIPT_RELEASE, attempt->by_source,
                                          BELAY__PART_MAIN);
     }
@@ -292,6 +276,8 @@ static void send_to(struct belay__attempt *attempt, struct belay__link *link)
     attempt->granted = attempt->looking = false;
     attempt->wait = 0;
     attempt->link = link;
+    attempt->tracked = belay__tracking_is_on(attempt->server, link);
+    attempt->since = belay__tracking_moment(attempt->server);
     attempt->main = ask_main(attempt, link);
     if (attempt->main != 0 && (!waits_for_replicas(attempt) || ask_wait(attempt))) return;
     if (attempt->main == 0 || belay__link_withdraw(link, attempt->main)) {
@@ -359,7 +345,8 @@ static void held(struct belay__attempt *attempt, int64_t remains_ms, const char 
     belay_op *op = attempt->op;
     op->held_for_ns = remains_ms >= 0 ? remains_ms * MS : -1;
     if (op->wait != NULL)
-        belay__tracking_refused(attempt->server, op, attempt->hash, attempt->link, attempt->pair);
+        belay__tracking_refused(attempt->server, op, attempt->hash, attempt->link, attempt->tracked,
+                                attempt->since);
     if (kind != NULL && strcmp(kind, "string") != 0 && kind[0] != '\0') {
         char clean[24];
         snprintf(clean, sizeof clean, "%s", kind);
@@ -447,6 +434,8 @@ static void acquire_answered(struct belay__attempt *attempt, const struct belay_
             held(attempt, -1, NULL);
         } else {
             attempt->looking = true;
+            attempt->tracked = belay__tracking_is_on(attempt->server, attempt->link);
+            attempt->since = belay__tracking_moment(attempt->server);
             if (!ask_look(attempt)) held(attempt, -1, NULL);
         }
     } else if (granted == NULL || third == NULL || granted->type != BELAY__REPLY_INTEGER ||
@@ -612,7 +601,7 @@ void belay__attempt_start(struct belay__server *server, belay_op *op)
         return;
     }
     if (op->verb == BELAY_VERB_ACQUIRE) {
-        attempt->hash = hash_of(op->key);
+        attempt->hash = belay__key_hash(op->key.at, op->key.length);
         if (server->fencing && op->key.length == server->fence_length &&
             memcmp(op->key.at, server->fence, server->fence_length) == 0) {
             fail(attempt, BELAY_INVALID, BELAY_CAUSE_WRONG,

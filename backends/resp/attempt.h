@@ -28,13 +28,13 @@ struct belay__attempt {
     uint64_t main, wait;      /* their sequence numbers; 0: none */
     int64_t began_ns;
     struct belay__failure why; /* the server's last word; text "": none */
+    uint64_t since;            /* belay__tracking_moment when it was sent */
     uint64_t token;            /* granted, WAIT is to come */
     uint32_t backoff_ms, ttl_ms, hash;
     belay_verb verb;
     bool by_source; /* EVAL: the server did not know the script */
-    bool pair;      /* CLIENT CACHING goes before it */
+    bool tracked;   /* the server remembers that this connection read the key */
     bool granted;   /* the main request was answered well */
-    bool marked;    /* a release that waiters were told of: tracking.c */
     bool looking;   /* it was refused: for how long? */
 
     /* A debt's. */

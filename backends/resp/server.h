@@ -71,6 +71,8 @@ void belay__server_want(struct belay__server *server, enum belay__lane_id lane,
                         struct belay__errand *errand);
 /* Debts or draining links have come or gone: is there work that nobody waits for? */
 void belay__server_mind(struct belay__server *server);
+/* FNV-1a. */
+uint32_t belay__key_hash(const char *key, size_t length);
 /* Takes it back; not queued: does nothing. */
 void belay__server_unwant(struct belay__errand *errand);
 /* The lane's link, if it is ready, or NULL. */
@@ -100,16 +102,16 @@ void belay__held_check(struct belay__server *server);
 belay_status belay__tracking_init(struct belay__server *server);
 void belay__tracking_fini(struct belay__server *server);
 /* A waiting acquire was refused; the holder's TTL runs for `held_for_ns` yet (-1: not known). Sees
- * to it that it is woken. `registered`: the server remembers that `link` read the key. */
+ * to it that it is woken. `registered`: the server remembers that `link` read the key; `since`:
+ * belay__tracking_moment when it was asked to. */
 void belay__tracking_refused(struct belay__server *server, belay_op *op, uint32_t hash,
-                             const struct belay__link *link, bool registered);
-/* Should this attempt be a pair, whose script's reading the key is remembered? */
-bool belay__tracking_pairs(const struct belay__server *server, const belay_op *op, uint32_t hash,
-                           const struct belay__link *link);
-/* Does anybody wait? Only then the next is of use. */
-bool belay__tracking_busy(const struct belay__server *server);
-/* A release of a key with that hash is on its way (1), or was (-1). */
-void belay__tracking_releasing(struct belay__server *server, uint32_t hash, int change);
+                             const struct belay__link *link, bool registered, uint64_t since);
+/* Now, in the order of invalidations: `since` of an attempt that is sent now. */
+uint64_t belay__tracking_moment(const struct belay__server *server);
+/* Does the server remember what that link reads? */
+bool belay__tracking_is_on(const struct belay__server *server, const struct belay__link *link);
+/* Was this wait refused before? */
+bool belay__tracking_knows(const belay_op *op);
 void belay__tracking_unwait(struct belay__server *server, belay_wait *wait);
 /* Somebody waiting for that key may succeed now. */
 void belay__tracking_wake(struct belay__server *server, belay_str key);

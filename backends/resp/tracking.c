@@ -1,7 +1,11 @@
 /* tracking.c - waiters are woken by the server: client-side caching's invalidations, put to use.
  *
- * A waiter's attempt makes the server remember that this connection read the lock's key. When the
- * key changes, the server says so, in RESP2 to a second connection that subscribed to it: the ear.
+ * While somebody waits, the server remembers which keys the main connection reads, as every attempt
+ * by a script does (TYPE). When such a key changes, it says so, in RESP2 to a second connection
+ * that subscribed to it: the ear. Not OPTIN: that would take a CLIENT CACHING before every attempt,
+ * and what it spares the server is a table entry for each lock taken meanwhile. NOLOOP: what we
+ * change ourselves we know.
+ *
  * That is a hint and never a promise (an expiry's word may come late or not at all, a connection
  * may die first): core's timer is always armed, and while a waiter is not registered it is woken by
  * polling, 10 ms doubling to 250 ms. What breaks wakes everybody. SEMANTICS 3.
@@ -30,9 +34,11 @@ struct belay__tracking {
     struct belay__link *on;  /* the main link that redirects to the ear */
     belay_timer timer;       /* the ear's: ping, linger, the next one */
     bool subscribed;
-    bool enabling;             /* the main link was asked to redirect */
-    bool refused;              /* this server will not */
-    uint16_t releasing[MARKS]; /* releases under way, by their keys' hashes */
+    bool enabling; /* the main link was asked to redirect */
+    bool refused;  /* this server will not */
+    /* How many invalidations came, and which was the last for keys of one hash: an attempt's may be
+     * read before its refusal is, when its waiter is not known yet. */
+    uint64_t told, told_all, told_of[MARKS];
 };
 
 /* A wait that was refused, hung on its belay_wait. */
@@ -43,7 +49,7 @@ struct waiter {
     belay_timer poll;
     struct belay__link *link; /* where it is being registered; NULL: nowhere */
     uint64_t asked;
-    uint32_t backoff_ms, hash;
+    uint32_t backoff_ms;
     bool registered;
     uint32_t key_length;
     char key[];
@@ -62,6 +68,7 @@ static void wake(struct waiter *waiter)
 
 static void wake_all(struct belay__tracking *tracking)
 {
+    tracking->told_all = ++tracking->told;
     for (belay_link *at = tracking->waiters.next, *next; at != &tracking->waiters; at = next) {
         next = at->next;
         wake(belay_container_of(at, struct waiter, all));
@@ -70,6 +77,7 @@ static void wake_all(struct belay__tracking *tracking)
 
 static void wake_key(struct belay__tracking *tracking, const char *key, size_t length)
 {
+    tracking->told_of[belay__key_hash(key, length) % MARKS] = ++tracking->told;
     for (belay_link *at = tracking->waiters.next, *next; at != &tracking->waiters; at = next) {
         struct waiter *waiter = belay_container_of(at, struct waiter, all);
         next = at->next;
@@ -123,23 +131,19 @@ static void register_key(struct waiter *waiter)
 {
     struct belay__link *link = waiter->tracking->on;
     if (link == NULL || waiter->link != NULL || waiter->registered) return;
-    static const char *const caching[] = { "CLIENT", "CACHING", "YES" };
     const char *look[] = { "PTTL", waiter->key };
     const size_t lengths[] = { 4, waiter->key_length };
-    if (belay__link_ask(link, NULL, NULL, 0, false, 3, caching, NULL) == 0) return;
     waiter->asked = belay__link_ask(link, registration, waiter, 0, false, 2, look, lengths);
     if (waiter->asked != 0) waiter->link = link;
 }
 
-static struct waiter *waiter_new(struct belay__tracking *tracking, const belay_op *op,
-                                 uint32_t hash)
+static struct waiter *waiter_new(struct belay__tracking *tracking, const belay_op *op)
 {
     struct waiter *waiter =
         belay_env_alloc(tracking->server->env, sizeof *waiter + op->key.length + 1);
     if (waiter == NULL) return NULL;
     waiter->tracking = tracking;
     waiter->wait = op->wait;
-    waiter->hash = hash;
     belay_timer_init(&waiter->poll, poll_due);
     waiter->key_length = (uint32_t)op->key.length;
     memcpy(waiter->key, op->key.at, op->key.length);
@@ -149,16 +153,17 @@ static struct waiter *waiter_new(struct belay__tracking *tracking, const belay_o
 }
 
 void belay__tracking_refused(struct belay__server *server, belay_op *op, uint32_t hash,
-                             const struct belay__link *link, bool registered)
+                             const struct belay__link *link, bool registered, uint64_t since)
 {
     struct belay__tracking *tracking = server->tracking;
     struct waiter *waiter = op->wait->data;
-    if (waiter == NULL) waiter = waiter_new(tracking, op, hash);
+    if (waiter == NULL) waiter = waiter_new(tracking, op);
     if (waiter == NULL) return; /* core's timer is armed */
     waiter->registered = registered && link == tracking->on;
     if (waiter->registered) {
         waiter->backoff_ms = 0;
         belay_timer_disarm(server->env, &waiter->poll);
+        if (tracking->told_all > since || tracking->told_of[hash % MARKS] > since) wake(waiter);
         return;
     }
     poll_arm(waiter, op->held_for_ns);
@@ -180,24 +185,19 @@ void belay__tracking_unwait(struct belay__server *server, belay_wait *wait)
         belay_timer_arm(server->env, &tracking->timer, belay_env_now(server->env) + LINGER_MS * MS);
 }
 
-bool belay__tracking_pairs(const struct belay__server *server, const belay_op *op, uint32_t hash,
-                           const struct belay__link *link)
+uint64_t belay__tracking_moment(const struct belay__server *server)
 {
-    const struct belay__tracking *tracking = server->tracking;
-    /* Right behind a release of our own the lock is most likely free. */
-    return tracking->on == link && op->wait != NULL && op->wait->data != NULL &&
-           tracking->releasing[hash % MARKS] == 0;
+    return server->tracking->told;
 }
 
-bool belay__tracking_busy(const struct belay__server *server)
+bool belay__tracking_is_on(const struct belay__server *server, const struct belay__link *link)
 {
-    return !belay_links_empty(&server->tracking->waiters);
+    return server->tracking->on == link;
 }
 
-void belay__tracking_releasing(struct belay__server *server, uint32_t hash, int change)
+bool belay__tracking_knows(const belay_op *op)
 {
-    uint16_t *mark = &server->tracking->releasing[hash % MARKS];
-    *mark = (uint16_t)(*mark + change);
+    return op->wait != NULL && op->wait->data != NULL;
 }
 
 /* ------------------------------------------------------------------ the ear */
@@ -330,8 +330,8 @@ static void enable(struct belay__tracking *tracking)
     id[at] = '\0';
     do id[--at] = (char)('0' + number % 10);
     while ((number /= 10) != 0);
-    const char *argv[] = { "CLIENT", "TRACKING", "ON", "REDIRECT", id + at, "OPTIN", "NOLOOP" };
-    tracking->enabling = belay__link_ask(link, enabled, tracking, 0, false, 7, argv, NULL) != 0;
+    const char *argv[] = { "CLIENT", "TRACKING", "ON", "REDIRECT", id + at, "NOLOOP" };
+    tracking->enabling = belay__link_ask(link, enabled, tracking, 0, false, 6, argv, NULL) != 0;
     if (!tracking->enabling) broken(tracking);
 }
 
@@ -343,7 +343,7 @@ void belay__tracking_link(struct belay__server *server, struct belay__link *link
     if (link != NULL) tracking->refused = false; /* it may be another server, or other rights */
     if (link == NULL) wake_all(tracking);
     else if (tracking->subscribed) enable(tracking);
-    else if (tracking->ear == NULL && belay__tracking_busy(server)) ear_open(tracking);
+    else if (tracking->ear == NULL && !belay_links_empty(&tracking->waiters)) ear_open(tracking);
 }
 
 /* ------------------------------------------------------------------ the timer */
