@@ -17,6 +17,7 @@ struct report {
     struct json json;
     int counts[BELAY_BROKEN + 1];
     char backend[256]; /* whose findings are being printed */
+    struct text where; /* what was opened: the first line */
 };
 
 static const char *const severities[] = { "fine", "warning", "broken" };
@@ -35,15 +36,17 @@ static void print_text(struct report *report, const belay_finding *finding)
 {
     struct text text;
     bool fine = finding->severity == BELAY_FINE;
-    text_init(&text);
     if (strcmp(report->backend, finding->backend) != 0) {
         snprintf(report->backend, sizeof report->backend, "%s", finding->backend);
-        text_add(&text, "\n");
+        text_init(&text);
         text_add_shown(&text, finding->backend);
         if (finding->type[0] != '\0' && strcmp(finding->type, finding->backend) != 0)
             text_add(&text, " (%s)", finding->type);
-        text_add(&text, "\n");
+        /* With a URL it stands there already. */
+        if (strcmp(text.data, report->where.data) == 0) putchar('\n');
+        else printf("\n%s\n", text.data);
     }
+    text_init(&text);
     text_add(&text, "  %-8s ", severities[finding->severity]);
     text_add_shown(&text, finding->check);
     text_add(&text, ": ");
@@ -172,10 +175,9 @@ int verb_doctor(const struct args *args)
         json_text(&report.json, "version", belay_version());
         json_open(&report.json, "findings", '[');
     } else {
-        struct text text;
-        text_init(&text);
-        text_add_shown(&text, belay_where(client));
-        puts(text.data);
+        text_init(&report.where);
+        text_add_shown(&report.where, belay_where(client));
+        puts(report.where.data);
     }
     if (belay_diagnose(client, on_finding, &report, &err) != BELAY_OK) {
         complain(NULL, &err);

@@ -23,6 +23,15 @@ for file in "$src"/config/*.conf; do
         echo "config/$name with an unknown key: exit $rc (not 78), and said: $(cat "$tmp/err")"
         failed=1
     fi
+    # What is commented out must be keys that there are: each alone, uncommented.
+    while IFS=: read -r line _; do
+        sed "${line}s/# //" "$file" >"$tmp/one.conf"
+        "$belay" --config "$tmp/one.conf" config check >"$tmp/said" 2>&1 || true
+        if grep -E 'no key|syntax' "$tmp/said"; then
+            echo "config/$name:$line, uncommented"
+            failed=1
+        fi
+    done < <(grep -nE '^ *# [a-z_]+ = .*;' "$file")
     checked=$((checked + 1))
 done
 echo "$checked files checked"

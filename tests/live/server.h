@@ -96,7 +96,8 @@ char *server_info(struct server *server, const char *field, char *out, size_t si
 /* How many keys of database 0 begin with `prefix` and are not a fence key (`fence:<prefix>`,
  * `fence:{tag}<prefix>`); -1 when it did not answer. */
 long server_lock_keys(struct server *server, const char *prefix);
-/* How often it has executed that command ("set", "evalsha") since it started; also the harness's. */
+/* How often it has executed that command ("set", "evalsha") since it started; also the harness's.
+ */
 long server_calls(struct server *server, const char *command);
 /* How many connections it has now, without the harness's own; -1 when it did not answer. */
 long server_clients(struct server *server);
