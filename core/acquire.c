@@ -389,9 +389,9 @@ void belay__acquire_released(belay *client, const char *key, size_t length)
     sleep_until(head, belay__loop_now(&client->loop) + pause);
 }
 
-void belay__acquire_freed(belay *client, const char *key, size_t length)
+void belay__acquire_freed(belay *client, const char *key, size_t length, bool in_order)
 {
-    if (client->names.count == 0 || client->root->ops->in_order) return;
+    if (client->names.count == 0 || in_order) return;
     belay_request *head = belay__names_head(client, key, length, belay__names_hash(key, length));
     if (head != NULL) woken(&head->wait);
 }

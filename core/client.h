@@ -258,7 +258,7 @@ void belay__acquire_end(belay_request *request, belay_status with); /* from outs
 /* A release of that key was begun by this client: its first waiter may try, right behind it. */
 void belay__acquire_released(belay *client, const char *key, size_t length);
 /* It was answered: an attempt that overtook it may have been refused for nothing. */
-void belay__acquire_freed(belay *client, const char *key, size_t length);
+void belay__acquire_freed(belay *client, const char *key, size_t length, bool in_order);
 belay_status belay__options_read(belay_options *to, const belay_options *from, belay_error *err);
 
 /* Leaving a name alone now and then (turns.c). */

@@ -19,7 +19,8 @@ static void debt_end(struct debt *debt)
     belay *client = debt->lock->client;
     belay__timer_disarm(&client->loop, &debt->timer);
     belay_unlink(&debt->link);
-    belay__acquire_freed(client, debt->lock->key, debt->lock->key_length);
+    /* A release that was repeated is in no order with anybody's attempt. */
+    belay__acquire_freed(client, debt->lock->key, debt->lock->key_length, false);
     client->loop.background--;
     belay__lock_unref(debt->lock);
     belay__free(debt);

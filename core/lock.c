@@ -301,7 +301,8 @@ static void release_settled(belay_op *op, belay_status status)
         if (belay__debt_begin(lock, until)) lock = NULL;
     }
     if (lock != NULL) {
-        belay__acquire_freed(client, lock->key, lock->key_length);
+        belay__acquire_freed(client, lock->key, lock->key_length,
+                             client->root->ops->in_order && !op->unsure_release);
         belay__lock_unref(lock);
     }
     bool known = status == BELAY_OK || status == BELAY_LOST;

@@ -242,11 +242,12 @@ void belay__loop_work(struct belay__loop *loop)
 {
     do {
         pokes_run(loop);
-        timers_run(loop);
+        /* Before the timers: what is late is sent before it is given up. */
         belay_link *link;
         while ((link = links_pop(&loop->tasks)) != NULL)
             belay_container_of(link, belay_task, link)
                 ->fn(belay_container_of(link, belay_task, link));
+        timers_run(loop);
         belay__loop_unwind(loop);
     } while (!belay_links_empty(&loop->tasks) ||
              atomic_load_explicit(&loop->poked, memory_order_relaxed) != 0);
@@ -312,12 +313,19 @@ static void lead_pass(struct belay__loop *loop)
     wake_later(loop, &waiter->state);
 }
 
+/* Inside a callback of belay_dispatch, and others wait for their turn: what they begin as well
+ * leaves with it, when the last of them returns. */
+static bool batches(const struct belay__loop *loop)
+{
+    return loop->dispatching > 0 && !belay_links_empty(&loop->calls) && belay__call_inside(loop);
+}
+
 void belay__loop_leave(struct belay__loop *loop)
 {
     belay__loop_unwind(loop);
     if (!belay_links_empty(&loop->tasks)) {
         if (loop->leader != NULL) belay__loop_kick(loop);
-        else if (loop->dispatching == 0) belay__loop_work(loop);
+        else if (!batches(loop)) belay__loop_work(loop);
     }
     timer_fd_arm(loop);
     if (loop->leader == NULL) lead_pass(loop);

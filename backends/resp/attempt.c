@@ -14,6 +14,8 @@ enum { KEY_ROOM = 128, SPARES = 256, AGAIN_FIRST_MS = 10, AGAIN_LAST_MS = 100 };
 
 #define MS INT64_C(1000000)
 #define SEQ_BITS 50
+#define EPOCH_BITS 13
+#define HELD_MOST_MS (INT64_C(1) << 42) /* more than anybody waits, and far from an overflow */
 
 /* ------------------------------------------------------------------ memory */
 
@@ -260,6 +262,7 @@ static uint64_t ask_main(struct belay__attempt *attempt, struct belay__link *lin
         if (belay__tracking_knows(attempt->op))
             return belay__attempt_ask_script(attempt, link, BELAY__SCRIPT_TAKE, attempt->by_source,
                                              BELAY__PART_MAIN);
+        attempt->plain = true;
         return ask_set(attempt, link);
     case BELAY_VERB_EXTEND:
         return belay__attempt_ask_script(attempt, link, BELAY__SCRIPT_EXTEND, attempt->by_source,
@@ -273,7 +276,7 @@ static uint64_t ask_main(struct belay__attempt *attempt, struct belay__link *lin
 
 static void send_to(struct belay__attempt *attempt, struct belay__link *link)
 {
-    attempt->granted = attempt->looking = false;
+    attempt->granted = attempt->looking = attempt->plain = false;
     attempt->wait = 0;
     attempt->link = link;
     attempt->tracked = belay__tracking_is_on(attempt->server, link);
@@ -297,6 +300,16 @@ void belay__attempt_go(struct belay__attempt *attempt)
     struct belay__server *server = attempt->server;
     enum belay__lane_id lane = lane_of(attempt);
     struct belay__link *link = belay__server_link(server, lane);
+    /* Short waits must find out as well that nobody answers there. */
+    int64_t timeout = belay_env_timeout_ns(server->env);
+    if (link != NULL && belay__link_silence(link, attempt->began_ns) >= timeout * 9 / 10) {
+        belay__server_complain(server, link);
+        link = belay__server_link(server, lane);
+    }
+    if (link == NULL) {
+        belay__server_want(server, lane, &attempt->errand);
+        return;
+    }
     if (attempt->verb == BELAY_VERB_ACQUIRE && !belay_links_empty(&server->debts)) {
         struct belay__attempt *debt =
             belay__giveback_before(server, attempt->op->key, attempt->hash, link);
@@ -305,8 +318,7 @@ void belay__attempt_go(struct belay__attempt *attempt)
             return;
         }
     }
-    if (link != NULL) send_to(attempt, link);
-    else belay__server_want(server, lane, &attempt->errand);
+    send_to(attempt, link);
 }
 
 static void errand_go(struct belay__errand *errand, struct belay__link *link)
@@ -343,6 +355,7 @@ static void again_later(struct belay__attempt *attempt)
 static void held(struct belay__attempt *attempt, int64_t remains_ms, const char *kind)
 {
     belay_op *op = attempt->op;
+    if (remains_ms > HELD_MOST_MS) remains_ms = HELD_MOST_MS;
     op->held_for_ns = remains_ms >= 0 ? remains_ms * MS : -1;
     if (op->wait != NULL)
         belay__tracking_refused(attempt->server, op, attempt->hash, attempt->link, attempt->tracked,
@@ -384,14 +397,13 @@ static void nonsense(struct belay__attempt *attempt)
     struct belay__link *link = attempt->link;
     attempt->main = 0;
     if (attempt->verb == BELAY_VERB_ACQUIRE) {
-        abandon(attempt, BELAY_UNCERTAIN, BELAY_CAUSE_UNREACHABLE,
+        abandon(attempt, BELAY_UNCERTAIN, BELAY_CAUSE_WRONG,
                 "an answer that makes no sense; the connection is closed");
     } else {
-        fail(attempt, BELAY_UNCERTAIN, BELAY_CAUSE_UNREACHABLE,
+        fail(attempt, BELAY_UNCERTAIN, BELAY_CAUSE_WRONG,
              "an answer that makes no sense; the connection is closed");
     }
-    belay__link_end(link, BELAY_UNAVAILABLE, BELAY_CAUSE_UNREACHABLE,
-                    "an answer that makes no sense");
+    belay__link_end(link, BELAY_UNAVAILABLE, BELAY_CAUSE_WRONG, "an answer that makes no sense");
 }
 
 static void failed(struct belay__attempt *attempt, const char *line)
@@ -408,7 +420,11 @@ static void failed(struct belay__attempt *attempt, const char *line)
         }
         break;
     case BELAY__MEANS_WRONGTYPE:
-        if (attempt->verb == BELAY_VERB_ACQUIRE) break; /* the fence key: no lock was taken */
+        if (attempt->verb == BELAY_VERB_ACQUIRE) { /* no lock was taken */
+            belay__failure_set(&why, BELAY_REFUSED, BELAY_CAUSE_WRONG,
+                               "the fence key %.100s holds something else", attempt->server->fence);
+            break;
+        }
         belay_error_set(attempt->op->error, BELAY_LOST, attempt->server->peer.node,
                         "its key holds another format now");
         settle(attempt, BELAY_LOST);
@@ -417,9 +433,41 @@ static void failed(struct belay__attempt *attempt, const char *line)
         attempt->why = why;
         again_later(attempt);
         return;
+    case BELAY__MEANS_UNKNOWN:
+        if (attempt->verb != BELAY_VERB_ACQUIRE) break;
+        attempt->main = 0;
+        abandon(attempt, BELAY_UNCERTAIN, why.cause, why.text);
+        return;
     case BELAY__MEANS_FAILED: break;
     }
     fail(attempt, why.status, why.cause, why.text);
+}
+
+/* {1, seq, epoch}, as a token that fits and has grown; false: it is none. */
+static bool token_read(struct belay__attempt *attempt, const struct belay__reply *seq,
+                       const struct belay__reply *epoch)
+{
+    if (seq->type != BELAY__REPLY_INTEGER || epoch->type != BELAY__REPLY_INTEGER) return false;
+    if (seq->integer < 0 || seq->integer >= INT64_C(1) << SEQ_BITS) return false;
+    if (epoch->integer < 0 || epoch->integer >= INT64_C(1) << EPOCH_BITS) return false;
+    attempt->token = (uint64_t)epoch->integer << SEQ_BITS | (uint64_t)seq->integer;
+    return !attempt->server->fencing || attempt->token > attempt->op->token_floor;
+}
+
+static void set_answered(struct belay__attempt *attempt, const struct belay__reply *reply)
+{
+    if (belay__reply_is(reply, "OK")) {
+        well(attempt);
+    } else if (reply->type != BELAY__REPLY_NIL) {
+        nonsense(attempt);
+    } else if (attempt->op->wait == NULL || attempt->server->replicas > 0) {
+        held(attempt, -1, NULL);
+    } else {
+        attempt->looking = true;
+        attempt->tracked = belay__tracking_is_on(attempt->server, attempt->link);
+        attempt->since = belay__tracking_moment(attempt->server);
+        if (!ask_look(attempt)) held(attempt, -1, NULL);
+    }
 }
 
 static void acquire_answered(struct belay__attempt *attempt, const struct belay__reply *reply)
@@ -427,24 +475,14 @@ static void acquire_answered(struct belay__attempt *attempt, const struct belay_
     const struct belay__reply *granted = belay__reply_item(reply, 0);
     const struct belay__reply *second = belay__reply_item(reply, 1);
     const struct belay__reply *third = belay__reply_item(reply, 2);
-    if (belay__reply_is(reply, "OK")) { /* SET */
+    bool formed = third != NULL && granted->type == BELAY__REPLY_INTEGER &&
+                  second->type == BELAY__REPLY_INTEGER;
+    if (attempt->plain) {
+        set_answered(attempt, reply);
+    } else if (formed && granted->integer == 1 && token_read(attempt, second, third)) {
         well(attempt);
-    } else if (reply->type == BELAY__REPLY_NIL) {
-        if (attempt->op->wait == NULL || attempt->server->replicas > 0) {
-            held(attempt, -1, NULL);
-        } else {
-            attempt->looking = true;
-            attempt->tracked = belay__tracking_is_on(attempt->server, attempt->link);
-            attempt->since = belay__tracking_moment(attempt->server);
-            if (!ask_look(attempt)) held(attempt, -1, NULL);
-        }
-    } else if (granted == NULL || third == NULL || granted->type != BELAY__REPLY_INTEGER ||
-               second->type != BELAY__REPLY_INTEGER) {
-        nonsense(attempt);
-    } else if (granted->integer == 1 && third->type == BELAY__REPLY_INTEGER) {
-        attempt->token = (uint64_t)third->integer << SEQ_BITS | (uint64_t)second->integer;
-        well(attempt);
-    } else if (granted->integer == 0) {
+    } else if (formed && granted->integer == 0 && second->integer >= -2 &&
+               third->type != BELAY__REPLY_INTEGER) {
         held(attempt, second->integer, third->text);
     } else {
         nonsense(attempt);
@@ -455,7 +493,7 @@ static void acquire_answered(struct belay__attempt *attempt, const struct belay_
 static void answered(struct belay__attempt *attempt, const struct belay__reply *reply)
 {
     belay_op *op = attempt->op;
-    if (reply->type != BELAY__REPLY_INTEGER) {
+    if (reply->type != BELAY__REPLY_INTEGER || (reply->integer != 0 && reply->integer != 1)) {
         nonsense(attempt);
     } else if (reply->integer == 0) {
         /* A break whose first try was not answered: it may have done it, and that is what was
@@ -522,16 +560,15 @@ static void replicated(struct belay__attempt *attempt, const struct belay__reply
         grant(attempt);
         return;
     }
-    char text[160];
+    struct belay__failure why = { .status = BELAY_UNAVAILABLE, .cause = BELAY_CAUSE_BUSY };
     if (reply->type == BELAY__REPLY_INTEGER)
-        snprintf(text, sizeof text, "%d of the %u replicas asked for had it within %u ms",
-                 (int)reply->integer, (unsigned)server->replicas,
-                 (unsigned)server->replicas_timeout_ms);
-    else snprintf(text, sizeof text, "WAIT: %.120s", reply->text);
-    belay__words_clean(text);
-    if (attempt->verb == BELAY_VERB_ACQUIRE)
-        abandon(attempt, BELAY_UNAVAILABLE, BELAY_CAUSE_BUSY, text);
-    else fail(attempt, BELAY_UNAVAILABLE, BELAY_CAUSE_BUSY, text);
+        belay__failure_set(&why, BELAY_UNAVAILABLE, BELAY_CAUSE_BUSY,
+                           "%d of the %u replicas asked for had it within %u ms",
+                           (int)reply->integer, (unsigned)server->replicas,
+                           (unsigned)server->replicas_timeout_ms);
+    else belay__words_read(reply->text, &why);
+    if (attempt->verb == BELAY_VERB_ACQUIRE) abandon(attempt, why.status, why.cause, why.text);
+    else fail(attempt, why.status, why.cause, why.text);
 }
 
 /* ------------------------------------------------------------------ a link breaks */
@@ -612,20 +649,30 @@ void belay__attempt_start(struct belay__server *server, belay_op *op)
     belay__attempt_go(attempt);
 }
 
-/* What can be said of an attempt whose time is up, or whose caller gave up. */
-static void say_why(struct belay__attempt *attempt, bool sent, bool full,
-                    struct belay__failure *why)
+/* What can be said of an attempt whose time is up, or whose caller gave up. Only a full timeout
+ * without an answer, or without a connection, is a place that can't be reached. */
+static void say_why(struct belay__attempt *attempt, bool sent, struct belay__failure *why)
 {
+    belay_env *env = attempt->server->env;
     const struct belay__lane *lane = &attempt->server->lanes[lane_of(attempt)];
+    int64_t now = belay_env_now(env), timeout = belay_env_timeout_ns(env);
+    bool full = now - attempt->began_ns >= timeout - MS;
     belay_cause cause = full ? BELAY_CAUSE_UNREACHABLE : BELAY_CAUSE_CUT_SHORT;
-    if (!sent && attempt->why.text[0] != '\0') *why = attempt->why;
-    else if (!sent && belay_linked(&attempt->parked))
+    if (sent && full && belay__link_silence(attempt->link, now) < timeout * 9 / 10)
+        cause = BELAY_CAUSE_BUSY; /* others are answered */
+    if (sent) {
+        belay__failure_set(why, BELAY_UNCERTAIN, cause, "no answer in time");
+    } else if (attempt->why.text[0] != '\0') {
+        *why = attempt->why;
+    } else if (belay_linked(&attempt->parked)) {
         belay__failure_set(why, BELAY_UNAVAILABLE, cause,
                            "an earlier attempt for this lock is still being given back");
-    else if (!sent && lane->why.text[0] != '\0')
-        belay__failure_set(why, BELAY_UNAVAILABLE, cause, "%s", lane->why.text);
-    else if (!sent) belay__failure_set(why, BELAY_UNAVAILABLE, cause, "no connection in time");
-    else belay__failure_set(why, BELAY_UNCERTAIN, cause, "no answer in time");
+    } else if (lane->why.text[0] != '\0') {
+        *why = lane->why;
+        if (!full && why->cause == BELAY_CAUSE_UNREACHABLE) why->cause = BELAY_CAUSE_CUT_SHORT;
+    } else {
+        belay__failure_set(why, BELAY_UNAVAILABLE, cause, "no connection in time");
+    }
     /* A release goes on in the background: for its caller the server was just not reached. */
     if (attempt->verb == BELAY_VERB_RELEASE || attempt->verb == BELAY_VERB_INSPECT)
         why->status = BELAY_UNAVAILABLE;
@@ -636,7 +683,7 @@ static bool withdrawn(struct belay__attempt *attempt)
 {
     struct belay__link *link = attempt->link;
     if (link == NULL) return true;
-    if (attempt->wait != 0) belay__link_withdraw(link, attempt->wait);
+    if (attempt->wait != 0 && belay__link_withdraw(link, attempt->wait)) attempt->wait = 0;
     return !attempt->granted && attempt->main != 0 && belay__link_withdraw(link, attempt->main);
 }
 
@@ -648,13 +695,11 @@ void belay__attempt_cancel(struct belay__server *server, belay_op *op)
         held(attempt, -1, NULL);
         return;
     }
-    int64_t timeout = belay_env_timeout_ns(server->env);
-    bool full = belay_env_now(server->env) - attempt->began_ns >= timeout - MS;
     struct belay__link *link = attempt->link;
     bool sent = !withdrawn(attempt);
-    say_why(attempt, sent, full, &why);
+    say_why(attempt, sent, &why);
     if (sent && attempt->verb == BELAY_VERB_ACQUIRE)
         abandon(attempt, why.status, why.cause, why.text);
     else fail(attempt, why.status, why.cause, why.text);
-    if (sent && full) belay__server_complain(server, link);
+    if (sent) belay__server_complain(server, link);
 }

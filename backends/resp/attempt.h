@@ -34,6 +34,7 @@ struct belay__attempt {
     belay_verb verb;
     bool by_source; /* EVAL: the server did not know the script */
     bool tracked;   /* the server remembers that this connection read the key */
+    bool plain;     /* it is a SET, whose answers are others than a script's */
     bool granted;   /* the main request was answered well */
     bool looking;   /* it was refused: for how long? */
 
@@ -67,9 +68,10 @@ uint64_t belay__attempt_ask_script(struct belay__attempt *attempt, struct belay_
 void belay__giveback_owe(struct belay__attempt *attempt);
 void belay__giveback_hear(struct belay__attempt *attempt, enum belay__part part,
                           enum belay__moment moment, const struct belay__reply *reply);
-/* A debt of that key which is not ahead on `link` already, or NULL: an attempt must wait for it. */
-struct belay__attempt *belay__giveback_before(const struct belay__server *server, belay_str key,
-                                              uint32_t hash, const struct belay__link *link);
+/* Before an attempt for that key goes to `link`: debts that stand nowhere are asked there first, so
+ * that it is behind them. Returns a debt that stands on another link (it stalls), or NULL. */
+struct belay__attempt *belay__giveback_before(struct belay__server *server, belay_str key,
+                                              uint32_t hash, struct belay__link *link);
 void belay__givebacks_drop(struct belay__server *server);
 
 #endif

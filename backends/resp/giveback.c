@@ -21,17 +21,14 @@ static void errand_go(struct belay__errand *errand, struct belay__link *link)
     pay(belay_container_of(errand, struct belay__attempt, errand), link);
 }
 
-static void done(struct belay__attempt *debt)
+/* Who waited behind it tries again: it is settled, or stands nowhere and can go ahead of them. */
+static void let_go(belay_link *parked)
 {
-    struct belay__server *server = debt->server;
-    belay_unlink(&debt->debt);
-    belay__server_mind(server);
-    belay__tracking_wake(server, (belay_str){ debt->key, debt->key_length });
-    belay_link behind = debt->behind;
-    bool none = belay_links_empty(&debt->behind);
-    if (!none) behind.next->prev = behind.prev->next = &behind;
-    belay__attempt_free(debt);
-    while (!none && !belay_links_empty(&behind)) {
+    belay_link behind = *parked;
+    if (belay_links_empty(parked)) return;
+    behind.next->prev = behind.prev->next = &behind;
+    belay_links_init(parked);
+    while (!belay_links_empty(&behind)) {
         struct belay__attempt *next =
             belay_container_of(behind.next, struct belay__attempt, parked);
         belay_unlink(&next->parked);
@@ -39,18 +36,35 @@ static void done(struct belay__attempt *debt)
     }
 }
 
+static void done(struct belay__attempt *debt)
+{
+    struct belay__server *server = debt->server;
+    belay_unlink(&debt->debt);
+    belay__server_mind(server);
+    belay__tracking_wake(server, (belay_str){ debt->key, debt->key_length });
+    let_go(&debt->behind);
+    belay__attempt_free(debt);
+}
+
 /* Asks again after a while, unless there is nothing to delete any more. */
 static void again(struct belay__attempt *debt)
 {
     belay_env *env = debt->server->env;
     int64_t now = belay_env_now(env);
-    if (!debt->final && now >= debt->until_ns) {
+    if (now >= debt->until_ns) {
         done(debt);
         return;
     }
     uint32_t backoff = debt->backoff_ms == 0 ? AGAIN_FIRST_MS : debt->backoff_ms * 2;
     debt->backoff_ms = backoff < AGAIN_LAST_MS ? backoff : AGAIN_LAST_MS;
     belay_timer_arm(env, &debt->timer, now + debt->backoff_ms * MS);
+}
+
+/* It can't be executed any more, nor was it later than now. */
+static void finally(struct belay__attempt *debt)
+{
+    debt->final = true;
+    debt->until_ns = belay_env_now(debt->server->env) + ((int64_t)debt->ttl_ms + MARGIN_MS) * MS;
 }
 
 static enum belay__lane_id lane_of(const struct belay__attempt *debt)
@@ -69,8 +83,7 @@ static void settle_soon(struct belay__attempt *debt)
 static void timer_due(belay_timer *timer)
 {
     struct belay__attempt *debt = belay_container_of(timer, struct belay__attempt, timer);
-    if (!debt->final && debt->link == NULL && belay_env_now(debt->server->env) >= debt->until_ns)
-        done(debt);
+    if (debt->link == NULL && belay_env_now(debt->server->env) >= debt->until_ns) done(debt);
     else settle_soon(debt);
 }
 
@@ -83,8 +96,8 @@ static void errand_refused(struct belay__errand *errand, const struct belay__fai
 /* Is it sure that killing the old connection ends what it carried? */
 static bool is_killable(const struct belay__attempt *debt, const struct belay__link *link)
 {
-    return debt->client_id > 0 && debt->run_id[0] != '\0' &&
-           strcmp(debt->run_id, link->hello.run_id) == 0;
+    return debt->client_id > 0 && debt->client_id != link->hello.client_id &&
+           debt->run_id[0] != '\0' && strcmp(debt->run_id, link->hello.run_id) == 0;
 }
 
 static void pay(struct belay__attempt *debt, struct belay__link *link)
@@ -103,15 +116,15 @@ static void pay(struct belay__attempt *debt, struct belay__link *link)
         debt->main = belay__link_ask(link, belay__attempt_hear, debt, BELAY__PART_KILL, false, 4,
                                      argv, NULL);
     }
-    /* EVAL, not EVALSHA: there is nobody to answer NOSCRIPT. */
-    uint64_t seq =
-        belay__attempt_ask_script(debt, link, BELAY__SCRIPT_RELEASE, true, BELAY__PART_GIVEBACK);
+    uint64_t seq = belay__attempt_ask_script(debt, link, BELAY__SCRIPT_RELEASE, debt->by_source,
+                                             BELAY__PART_GIVEBACK);
     if (seq != 0) {
         debt->link = link;
         debt->giveback = seq;
-    } else {
-        again(debt);
+        return;
     }
+    if (debt->main == 0 && debt->wait == 0) debt->link = NULL;
+    again(debt);
 }
 
 void belay__giveback_owe(struct belay__attempt *attempt)
@@ -126,12 +139,13 @@ void belay__giveback_owe(struct belay__attempt *attempt)
     belay_timer_disarm(server->env, &attempt->timer);
     belay_timer_init(&attempt->timer, timer_due);
     attempt->backoff_ms = 0;
+    attempt->by_source = true; /* EVAL: it must not come back as NOSCRIPT */
     attempt->giveback = 0;
     belay_links_init(&attempt->behind);
     belay_link_append(&server->debts, &attempt->debt);
     belay__server_mind(server);
     /* It was answered already: nothing can come after the delete. */
-    attempt->final = attempt->main == 0 && attempt->granted;
+    if (attempt->main == 0 && attempt->granted) finally(attempt);
     if (link->state == BELAY__LINK_ENDED) {
         attempt->link = NULL;
         attempt->main = attempt->wait = 0;
@@ -150,7 +164,12 @@ static void broken(struct belay__attempt *debt)
     debt->link = NULL;
     debt->main = debt->wait = debt->giveback = 0;
     belay_timer_disarm(debt->server->env, &debt->timer);
+    if (belay_env_now(debt->server->env) >= debt->until_ns) {
+        done(debt);
+        return;
+    }
     settle_soon(debt);
+    let_go(&debt->behind);
 }
 
 /* What the answer to one part says of the whole. True: the debt is settled. */
@@ -158,19 +177,27 @@ static bool part_answered(struct belay__attempt *debt, enum belay__part part,
                           const struct belay__reply *reply)
 {
     bool number = reply->type == BELAY__REPLY_INTEGER;
+    struct belay__failure why;
     switch (part) {
     case BELAY__PART_MAIN: /* the attempt itself: executed, or refused; what comes next is final */
         debt->main = 0;
-        debt->final = true;
+        finally(debt);
         return false;
     case BELAY__PART_KILL:
         debt->main = 0;
-        if (number) debt->final = true; /* none killed: it had ended by itself */
-        else debt->client_id = 0;       /* it may not: no use asking again */
+        if (number) finally(debt); /* none killed: it had ended by itself */
+        else if (belay__words_read(reply->text, &why) != BELAY__MEANS_LATER)
+            debt->client_id = 0; /* it may not: no use asking again */
         return false;
     case BELAY__PART_GIVEBACK:
         debt->giveback = 0;
         if (number && (reply->integer == 1 || debt->final)) return true;
+        /* Who may not EVAL may EVALSHA, perhaps; if the script is not there, the other way. */
+        if (reply->type == BELAY__REPLY_ERROR) {
+            enum belay__meaning meaning = belay__words_read(reply->text, &why);
+            if (meaning == BELAY__MEANS_NOSCRIPT || why.status == BELAY_REFUSED)
+                debt->by_source = !debt->by_source;
+        }
         again(debt);
         return false;
     default: debt->wait = 0; return false;
@@ -190,16 +217,20 @@ void belay__giveback_hear(struct belay__attempt *debt, enum belay__part part,
     }
 }
 
-struct belay__attempt *belay__giveback_before(const struct belay__server *server, belay_str key,
-                                              uint32_t hash, const struct belay__link *link)
+struct belay__attempt *belay__giveback_before(struct belay__server *server, belay_str key,
+                                              uint32_t hash, struct belay__link *link)
 {
     for (belay_link *at = server->debts.next; at != &server->debts; at = at->next) {
         struct belay__attempt *debt = belay_container_of(at, struct belay__attempt, debt);
         if (debt->hash != hash || debt->key_length != key.length ||
             memcmp(debt->key, key.at, key.length) != 0)
             continue;
-        bool ahead = link != NULL && debt->link == link && debt->giveback != 0;
-        if (!ahead) return debt;
+        if (debt->link == NULL) {
+            belay__server_unwant(&debt->errand);
+            belay_timer_disarm(server->env, &debt->timer);
+            pay(debt, link);
+        }
+        if (debt->link != link || debt->giveback == 0) return debt;
     }
     return NULL;
 }

@@ -317,11 +317,10 @@ static bool send_some(struct belay__link *link, const void *bytes, size_t length
     *count = sent > 0 ? (size_t)sent : 0;
     if (sent >= 0) return (size_t)sent == length;
     if (errno == EAGAIN || errno == EWOULDBLOCK) return false;
-    /* What the server said before it closed is still to be read: "max number of clients". */
-    if ((errno == EPIPE || errno == ECONNRESET) && link->state >= BELAY__LINK_GREETING) {
-        link->out_at = link->out_end; /* nothing more will leave */
-        link_events(&link->watch, EPOLLIN | EPOLLHUP);
-        if (link->state != BELAY__LINK_ENDED) lost(link, "sending", EPIPE);
+    /* What the server said before it closed is still to be read ("max number of clients"): the
+     * descriptor is readable, and its end is found there. */
+    if (errno == EPIPE || errno == ECONNRESET) {
+        link->mute = true;
         return false;
     }
     lost(link, "sending", errno);
@@ -337,6 +336,10 @@ static void flush_tls(struct belay__link *link)
             bool all = send_some(link, bytes, length, &count);
             if (link->state == BELAY__LINK_ENDED) return;
             belay__tls_sent(link->tls, count);
+            if (link->mute) {
+                want(link, EPOLLIN);
+                return;
+            }
             if (!all) break;
         } else if (link->out_at < link->out_end && belay__tls_state(link->tls) == BELAY__TLS_OPEN) {
             int64_t now = belay_env_now(link->env);
@@ -354,7 +357,7 @@ static void flush_tls(struct belay__link *link)
 
 static void flush(struct belay__link *link)
 {
-    if (link->state < BELAY__LINK_SHAKING || link->state == BELAY__LINK_ENDED) return;
+    if (link->state < BELAY__LINK_SHAKING || link->state == BELAY__LINK_ENDED || link->mute) return;
     if (link->tls != NULL) {
         flush_tls(link);
         return;
@@ -368,7 +371,7 @@ static void flush(struct belay__link *link)
     bool all = send_some(link, link->out + link->out_at, link->out_end - link->out_at, &count);
     if (link->state == BELAY__LINK_ENDED) return;
     if (count > 0) took(link, count, now);
-    want(link, all ? EPOLLIN : EPOLLIN | EPOLLOUT);
+    want(link, all || link->mute ? EPOLLIN : EPOLLIN | EPOLLOUT);
 }
 
 static void flush_due(belay_task *task)
@@ -416,10 +419,13 @@ static void info_read(struct belay__hello *hello, const char *info)
 static void greeting_refused(struct belay__link *link, const struct belay__reply *reply)
 {
     struct belay__failure failure;
-    if (reply->type == BELAY__REPLY_ERROR) belay__words_read(reply->text, &failure);
-    else
-        belay__failure_set(&failure, BELAY_UNAVAILABLE, BELAY_CAUSE_UNREACHABLE,
+    if (reply->type != BELAY__REPLY_ERROR)
+        belay__failure_set(&failure, BELAY_UNAVAILABLE, BELAY_CAUSE_WRONG,
                            "it does not speak the Redis protocol");
+    else if (belay__words_read(reply->text, &failure) != BELAY__MEANS_LATER) {
+        failure.status = BELAY_REFUSED; /* whatever its words: it will not have us */
+        failure.cause = BELAY_CAUSE_WRONG;
+    }
     belay__link_end(link, failure.status, failure.cause, "%s", failure.text);
 }
 
@@ -433,8 +439,11 @@ static void greeted(void *owner, uint32_t which, enum belay__moment moment,
         greeting_refused(link, reply);
         return;
     }
-    if (error && (strncmp(reply->text, "NOAUTH", 6) == 0 ||
-                  strncmp(reply->text, "ERR max number", 14) == 0)) {
+    struct belay__failure failure;
+    /* A server that is busy with a script says nothing of itself: it is asked again later. */
+    if (error &&
+        (strncmp(reply->text, "NOAUTH", 6) == 0 || strncmp(reply->text, "DENIED", 6) == 0 ||
+         belay__words_read(reply->text, &failure) == BELAY__MEANS_LATER)) {
         greeting_refused(link, reply);
         return;
     }
@@ -516,8 +525,12 @@ static void replies(struct belay__link *link)
         hear(link, reply);
     if (link->state == BELAY__LINK_ENDED || link->closed) return;
     const char *broken = belay__reader_broken(link->reader);
+    /* What never spoke it is no Redis: another port, a web server. */
     if (broken != NULL)
-        belay__link_end(link, BELAY_UNAVAILABLE, BELAY_CAUSE_UNREACHABLE, "%s", broken);
+        belay__link_end(link, BELAY_UNAVAILABLE,
+                        link->state < BELAY__LINK_READY ? BELAY_CAUSE_WRONG
+                                                        : BELAY_CAUSE_UNREACHABLE,
+                        "%s", broken);
     else if (link->idle != NULL && belay__link_unanswered(link) == 0) link->idle(link);
 }
 

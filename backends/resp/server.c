@@ -6,7 +6,7 @@
 
 #define MS INT64_C(1000000)
 
-enum { BACKOFF_FIRST_MS = 10, BACKOFF_LAST_MS = 1000, PATIENCE_LEAST_MS = 1000 };
+enum { BACKOFF_FIRST_MS = 10, BACKOFF_LAST_MS = 1000, PATIENCE_LEAST_MS = 1000, STEADY_MS = 1000 };
 
 static void lane_connect(struct belay__lane *lane);
 
@@ -64,8 +64,13 @@ void belay__server_mind(struct belay__server *server)
 {
     bool busy = !belay_links_empty(&server->debts);
     for (int i = 0; i < BELAY__LANES; i++) busy |= !belay_links_empty(&server->lanes[i].draining);
-    if (busy != server->minding) belay_env_mind(server->env, busy);
+    if (busy == server->minding) return;
     server->minding = busy;
+    belay_env_mind(server->env, busy);
+    int64_t due = belay_env_now(server->env) + belay_env_timeout_ns(server->env);
+    for (int i = 0; busy && i < BELAY__LANES; i++)
+        if (!belay_timer_armed(&server->lanes[i].check))
+            belay_timer_arm(server->env, &server->lanes[i].check, due);
 }
 
 static bool is_needed(const struct belay__lane *lane)
@@ -91,7 +96,7 @@ static void link_ready(struct belay__link *link)
 {
     struct belay__lane *lane = link->owner;
     struct belay__server *server = lane->server;
-    lane->backoff_ms = 0;
+    lane->ready_ns = belay_env_now(server->env);
     lane->why.text[0] = '\0';
     bool restarted = server->run_id[0] != '\0' && link->hello.run_id[0] != '\0' &&
                      strcmp(server->run_id, link->hello.run_id) != 0;
@@ -105,9 +110,6 @@ static void link_ready(struct belay__link *link)
     }
     if (lane_id(lane) == BELAY__LANE_MAIN) belay__tracking_link(server, link);
     queue_run(lane);
-    if (!belay_links_empty(&lane->draining))
-        belay_timer_arm(server->env, &lane->check,
-                        belay_env_now(server->env) + belay_env_timeout_ns(server->env));
 }
 
 static void lane_retry(struct belay__lane *lane)
@@ -148,7 +150,12 @@ static void link_ended(struct belay__link *link)
         if (!said)
             belay_env_log(lane->server->env, BELAY_LOG_INFO, "%s: %s", lane->server->peer.node,
                           link->why.text);
-        /* One that had been ready is replaced at once, if somebody needs it. */
+        /* One that was of use for a while is replaced at once. One that is cut as soon as it is
+         * used is not: a proxy, perhaps, that does not like what we say. */
+        bool was_ready = lane->ready_ns != 0;
+        if (was_ready && belay_env_now(lane->server->env) - lane->ready_ns > STEADY_MS * MS)
+            lane->backoff_ms = 0;
+        lane->ready_ns = 0;
         lane_retry(lane);
         if (lane->why.status != BELAY_UNAVAILABLE) tell_refusal(lane);
         if (lane == &lane->server->lanes[BELAY__LANE_MAIN])
@@ -194,43 +201,54 @@ static void again_due(belay_timer *timer)
 
 /* ------------------------------------------------------------------ stalls */
 
-bool belay__server_complain(struct belay__server *server, struct belay__link *link)
+void belay__server_complain(struct belay__server *server, struct belay__link *link)
 {
     struct belay__lane *lane = link->owner;
     int64_t now = belay_env_now(server->env);
     /* A timer is never early, and a request leaves a little after its op began. */
     bool silent = belay__link_silence(link, now) >= belay_env_timeout_ns(server->env) * 9 / 10;
-    if (!silent || lane->link != link || link->state != BELAY__LINK_READY) return silent;
+    if (!silent || lane->link != link || link->state != BELAY__LINK_READY) return;
     belay_env_log(server->env, BELAY_LOG_INFO, "%s: no answer; a second connection is opened",
                   server->peer.node);
     belay__failure_set(&lane->why, BELAY_UNAVAILABLE, BELAY_CAUSE_UNREACHABLE, "no answer in time");
     belay_link_append(&lane->draining, &link->all);
-    belay__server_mind(server);
     lane->link = NULL;
+    lane->ready_ns = 0;
+    belay__server_mind(server);
     if (lane == &server->lanes[BELAY__LANE_MAIN]) belay__tracking_link(server, NULL);
     lane_connect(lane);
-    return true;
 }
 
 /* A link that goes on saying nothing while its replacement is answered: it is not the server that
  * stalls. Ending it lets the replacement settle what it owes, for good (giveback.c). */
+static void drains_check(struct belay__lane *lane, int64_t now)
+{
+    int64_t timeout = belay_env_timeout_ns(lane->server->env);
+    for (belay_link *at = lane->draining.next, *next; at != &lane->draining; at = next) {
+        next = at->next;
+        struct belay__link *link = belay_container_of(at, struct belay__link, all);
+        if (belay__link_silence(link, now) <= 3 * timeout) continue;
+        belay__link_end(link, BELAY_UNAVAILABLE, BELAY_CAUSE_UNREACHABLE,
+                        "no answer, while another connection is answered");
+        next = lane->draining.next; /* whatever that has changed */
+    }
+}
+
 static void check_due(belay_timer *timer)
 {
     struct belay__lane *lane = belay_container_of(timer, struct belay__lane, check);
     struct belay__server *server = lane->server;
+    int64_t now = belay_env_now(server->env);
     if (lane->link == NULL && lane->why.status != BELAY_UNAVAILABLE) tell_refusal(lane);
-    struct belay__link *ready = belay__server_link(server, lane_id(lane));
-    if (ready == NULL) return;
-    queue_run(lane);
-    int64_t now = belay_env_now(server->env), timeout = belay_env_timeout_ns(server->env);
-    for (belay_link *at = lane->draining.next, *next; at != &lane->draining; at = next) {
-        next = at->next;
-        struct belay__link *link = belay_container_of(at, struct belay__link, all);
-        if (belay__link_silence(link, now) > 3 * timeout)
-            belay__link_end(link, BELAY_UNAVAILABLE, BELAY_CAUSE_UNREACHABLE,
-                            "no answer, while another connection is answered");
+    if (belay__server_link(server, lane_id(lane)) != NULL) {
+        queue_run(lane);
+        if (now - lane->ready_ns > belay_env_timeout_ns(server->env)) drains_check(lane, now);
     }
-    if (!belay_links_empty(&lane->draining)) belay_timer_arm(server->env, timer, now + timeout);
+    if (!server->minding) return;
+    struct belay__link *link = belay__server_link(server, lane_id(lane));
+    if (link != NULL) belay__server_complain(server, link);
+    if (!belay_timer_armed(timer))
+        belay_timer_arm(server->env, timer, now + belay_env_timeout_ns(server->env));
 }
 
 /* ------------------------------------------------------------------ the object */

@@ -35,7 +35,8 @@ struct belay__lane {
     belay_link draining;      /* links that stalled: their answers are still to come */
     belay_link queue;         /* errands */
     belay_timer again;        /* when the next link may be opened */
-    belay_timer check;        /* of the draining ones */
+    belay_timer check;        /* of links that say nothing; of errands that came late */
+    int64_t ready_ns;         /* when the link became it */
     uint32_t backoff_ms;
     struct belay__failure why; /* the last failure to get a link */
 };
@@ -77,9 +78,9 @@ uint32_t belay__key_hash(const char *key, size_t length);
 void belay__server_unwant(struct belay__errand *errand);
 /* The lane's link, if it is ready, or NULL. */
 struct belay__link *belay__server_link(struct belay__server *server, enum belay__lane_id lane);
-/* Somebody waited for a whole timeout: if the link has been silent as long, it is replaced. True:
- * it was silent. */
-bool belay__server_complain(struct belay__server *server, struct belay__link *link);
+/* Somebody waits for an answer in vain: if the link has said nothing for a whole timeout, it is
+ * replaced. */
+void belay__server_complain(struct belay__server *server, struct belay__link *link);
 
 /* ------------------------------------------------------------------ attempt.c, giveback.c */
 

@@ -120,9 +120,13 @@ static void registration(void *owner, uint32_t which, enum belay__moment moment,
     if (reply->integer == -2) {
         wake(waiter); /* it was let go between the refusal and this */
     } else {
+        belay_env *env = waiter->tracking->server->env;
         waiter->registered = true;
         waiter->backoff_ms = 0;
-        belay_timer_disarm(waiter->tracking->server->env, &waiter->poll);
+        belay_timer_disarm(env, &waiter->poll);
+        /* The server's word of an expiry may never come. */
+        if (reply->integer >= 0 && reply->integer < BELAY_TTL_MAX_MS)
+            belay_timer_arm(env, &waiter->poll, belay_env_now(env) + (reply->integer + 1) * MS);
     }
 }
 
@@ -159,7 +163,7 @@ void belay__tracking_refused(struct belay__server *server, belay_op *op, uint32_
     struct waiter *waiter = op->wait->data;
     if (waiter == NULL) waiter = waiter_new(tracking, op);
     if (waiter == NULL) return; /* core's timer is armed */
-    waiter->registered = registered && link == tracking->on;
+    waiter->registered = registered && link != NULL && link == tracking->on;
     if (waiter->registered) {
         waiter->backoff_ms = 0;
         belay_timer_disarm(server->env, &waiter->poll);

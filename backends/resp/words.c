@@ -39,6 +39,7 @@ static const struct word words[] = {
     { "NOAUTH", BELAY__MEANS_FAILED, BELAY_REFUSED, BELAY_CAUSE_WRONG },
     { "WRONGPASS", BELAY__MEANS_FAILED, BELAY_REFUSED, BELAY_CAUSE_WRONG },
     { "NOPERM", BELAY__MEANS_FAILED, BELAY_REFUSED, BELAY_CAUSE_WRONG },
+    { "DENIED", BELAY__MEANS_FAILED, BELAY_REFUSED, BELAY_CAUSE_WRONG }, /* protected mode */
     /* Our own scripts' words: scripts.c. */
     { "BELAYFENCE", BELAY__MEANS_FAILED, BELAY_REFUSED, BELAY_CAUSE_WRONG },
     /* A cluster's node, and this is not type "cluster". */
@@ -50,6 +51,8 @@ static const struct word words[] = {
 /* "ERR": what follows decides. */
 static const struct word sentences[] = {
     { "max number of clients", BELAY__MEANS_LATER, BELAY_UNAVAILABLE, BELAY_CAUSE_BUSY },
+    { "can't run this command", BELAY__MEANS_FAILED, BELAY_REFUSED, BELAY_CAUSE_WRONG },
+    { "can't access at least one", BELAY__MEANS_FAILED, BELAY_REFUSED, BELAY_CAUSE_WRONG },
     { "unknown command", BELAY__MEANS_FAILED, BELAY_REFUSED, BELAY_CAUSE_WRONG },
     { "unknown subcommand", BELAY__MEANS_FAILED, BELAY_REFUSED, BELAY_CAUSE_WRONG },
     { "invalid password", BELAY__MEANS_FAILED, BELAY_REFUSED, BELAY_CAUSE_WRONG },
@@ -98,9 +101,9 @@ enum belay__meaning belay__words_read(const char *line, struct belay__failure *f
     const struct word *word = word_find(line);
     if (word == NULL && strncmp(line, "ERR", 3) == 0) {
         if (strstr(line, "running script") != NULL) word = word_inside(line, &at);
+        if (word == NULL) at = line;
         for (size_t i = 0; word == NULL && i < sizeof sentences / sizeof sentences[0]; i++)
             if (strstr(line, sentences[i].word) != NULL) word = &sentences[i];
-        if (word == NULL || word >= sentences) at = line;
     }
     /* Where in the script it happened is nobody's business: "... script: 3f1c..., on @user_..." */
     const char *end = strstr(at, " script: ");
@@ -108,7 +111,7 @@ enum belay__meaning belay__words_read(const char *line, struct belay__failure *f
     if (word == NULL) {
         belay__failure_set(failure, BELAY_UNAVAILABLE, BELAY_CAUSE_BUSY, "%.*s", length, at);
         belay__words_clean(failure->text);
-        return BELAY__MEANS_FAILED;
+        return BELAY__MEANS_UNKNOWN;
     }
     belay__failure_set(failure, word->status, word->cause, "%.*s%s", length, at,
                        word->status == BELAY_CONFIG

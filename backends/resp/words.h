@@ -18,7 +18,8 @@ enum belay__meaning {
     BELAY__MEANS_LATER,     /* not now: the same again a little later, within the attempt */
     BELAY__MEANS_NOSCRIPT,  /* EVAL with the source */
     BELAY__MEANS_WRONGTYPE, /* the key holds another format */
-    BELAY__MEANS_FAILED,    /* as `failure` says */
+    BELAY__MEANS_FAILED,    /* it was not done, as `failure` says */
+    BELAY__MEANS_UNKNOWN    /* a proxy's word, perhaps: it may have been done all the same */
 };
 
 /* Makes what a stranger said fit to be shown: all but printable ASCII becomes '?'. */
