@@ -129,18 +129,26 @@ target_link_libraries(belay_peer PRIVATE belay_static ${BELAY_LINK_PRIVATE})
 set_target_properties(belay_peer PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
 
 # tests/fuzz/NAME_fuzz.c is a libFuzzer target; here it is given what NAME_corpus/ has collected.
+# With BELAY_FUZZ it is libFuzzer's (./dev check fuzz), without it cmake/fuzz_replay.c calls it.
 file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/fuzz/*_fuzz.c)
+add_custom_target(fuzzers)
 foreach(source IN LISTS sources)
     cmake_path(GET source STEM stem)
     string(REGEX REPLACE "_fuzz$" "" name ${stem})
-    file(GLOB corpus CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/fuzz/${name}_corpus/*)
-    add_executable(fuzz_${name} ${source} ${PROJECT_SOURCE_DIR}/cmake/fuzz_replay.c)
+    add_executable(fuzz_${name} ${source})
     target_include_directories(fuzz_${name} PRIVATE ${PROJECT_SOURCE_DIR})
     target_compile_definitions(fuzz_${name} PRIVATE ${BELAY_LINUX} BELAY_VERSION="${PROJECT_VERSION}")
-    target_link_libraries(fuzz_${name} PRIVATE belay_static ${BELAY_LINK_PRIVATE})
+    target_link_libraries(fuzz_${name} PRIVATE belay_testing belay_static ${BELAY_LINK_PRIVATE})
     set_target_properties(fuzz_${name} PROPERTIES
                           RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
-    belay_test(fuzz/${name} fuzz fuzz_${name} ${corpus})
+    add_dependencies(fuzzers fuzz_${name})
+    if(BELAY_FUZZ)
+        target_link_options(fuzz_${name} PRIVATE -fsanitize=fuzzer)
+    else()
+        target_sources(fuzz_${name} PRIVATE ${PROJECT_SOURCE_DIR}/cmake/fuzz_replay.c)
+        file(GLOB corpus CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/fuzz/${name}_corpus/*)
+        belay_test(fuzz/${name} fuzz fuzz_${name} ${corpus})
+    endif()
 endforeach()
 
 function(belay_script_tests label)   # *.sh and *_test.py; not lib*, common*

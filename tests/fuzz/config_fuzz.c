@@ -1,12 +1,5 @@
 /* config_fuzz.c - any bytes, as a config file with an include, or as a URL: an answer, never a
- * crash, a hang or a leak. Built on demand (libFuzzer); from the repository's root:
- *
- *   clang -std=c11 -g -O1 -fsanitize=fuzzer,address,undefined -DBELAY_VERSION='"fuzz"' -Iinclude
- * -I. \
- *     tests/fuzz/config_fuzz.c core/suggest.c core/value.c core/place.c core/url.c core/settings.c
- * \ core/settings_get.c core/registry.c core/config*.c core/status.c -lconfig -o /tmp/config_fuzz
- *   mkdir -p /tmp/corpus && /tmp/config_fuzz -max_len=2048 -artifact_prefix=/tmp/ /tmp/corpus \
- *     "$PWD"/tests/fuzz/config_corpus
+ * crash, a hang or a leak. `./dev check fuzz` runs it.
  *
  * A first byte 'u' makes the rest a URL; otherwise a byte 0x01 separates the file from "inc.conf"
  * beside it. */
