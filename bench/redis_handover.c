@@ -251,6 +251,14 @@ static struct bench_peer peers[BENCH_PEER_KINDS][HOT_PROCESSES];
 static struct player players[2 + BENCH_PEER_KINDS];
 static size_t player_count;
 
+/* Seen by MONITOR: everybody is connected; the round is over. */
+static const char BEGIN[] = "belay-bench-begin", END[] = "belay-bench-end";
+
+static void marker_send(const char *marker)
+{
+    freeReplyObject(bench_redis_ask(control, "ECHO %s", marker));
+}
+
 static void play(const struct player *player, const struct hot *hot, int64_t ns,
                  double grants[HOT_WAITERS])
 {
@@ -260,11 +268,13 @@ static void play(const struct player *player, const struct hot *hot, int64_t ns,
         if (player->phase == PHASE_TOKEN)
             freeReplyObject(bench_redis_ask(control, "RPUSH token 1"));
         phase_begin(player->phase, ns);
+        marker_send(BEGIN);
         phase_end();
         if (player->phase == PHASE_TOKEN) freeReplyObject(bench_redis_ask(control, "DEL token"));
         for (int i = 0; i < HOT_WAITERS; i++) grants[i] = (double)atomic_load(&stage->grants[i]);
         return;
     }
+    marker_send(BEGIN);
     for (int i = 0; i < HOT_PROCESSES; i++)
         bench_peer_tell(&player->peers[i], "hot %d %.3f %.3f", HOT_THREADS,
                         (double)hot->hold_ns / 1e6, (double)ns / 1e9);
@@ -302,21 +312,21 @@ static bool monitored_from_client(const char *line)
     return end != NULL && !(end - from > 4 && strncmp(end - 4, " lua", 4) == 0);
 }
 
-/* The commands that clients send in a round, opening and closing included, for each hand-over. */
+/* The commands that clients send for each hand-over, connecting left out. */
 static void play_monitored(struct player *player, const struct hot *hot, int64_t ns, size_t at)
 {
-    static const char marker[] = "belay-bench-end";
     redisContext *monitor = bench_redis_connect(&redis, BENCH_UNIX);
     double grants[HOT_WAITERS], commands = 0;
     void *reply;
     freeReplyObject(bench_redis_ask(monitor, "MONITOR"));
     play(player, hot, ns, grants);
-    freeReplyObject(bench_redis_ask(control, "ECHO %s", marker));
+    marker_send(END);
     for (bool over = false; !over;) {
         if (redisGetReply(monitor, &reply) != REDIS_OK) bench_die("MONITOR", monitor->errstr);
         const char *line = ((redisReply *)reply)->str;
-        over = strstr(line, marker) != NULL;
-        commands += !over && monitored_from_client(line);
+        over = strstr(line, END) != NULL;
+        if (strstr(line, BEGIN) != NULL) commands = 0;
+        else commands += !over && monitored_from_client(line);
         freeReplyObject(reply);
     }
     redisFree(monitor);
