@@ -139,12 +139,13 @@ static belay_status place_read(struct redis *r, const belay_settings *settings, 
         snprintf(peer->node, sizeof peer->node, "redis %s", peer->path);
         return BELAY_OK;
     }
+    if (peer->host == NULL || peer->host[0] == '\0')
+        return belay_settings_wrong(settings, "host", err, "is empty");
     peer->port = (uint16_t)belay_settings_integer(settings, "port");
     snprintf(peer->node, sizeof peer->node,
              strchr(peer->host, ':') != NULL ? "redis [%.80s]:%u" : "redis %.80s:%u", peer->host,
              (unsigned)peer->port);
     peer->resolve_here = strcmp(belay_settings_string(settings, "resolve"), "blocking") == 0;
-    if (peer->host[0] == '\0') return belay_settings_wrong(settings, "host", err, "is empty");
     if (peer->resolve_here || belay_env_worker(r->env) ||
         belay__address_known(&known, peer->host, peer->port))
         return BELAY_OK;

@@ -440,6 +440,13 @@ static void failed(struct belay__attempt *attempt, const char *line)
         return;
     case BELAY__MEANS_FAILED: break;
     }
+    /* A newcomer's rights are often those on the prefix alone. */
+    if (why.status == BELAY_REFUSED && attempt->verb == BELAY_VERB_ACQUIRE &&
+        attempt->server->fencing && strstr(why.text, "key") != NULL) {
+        size_t used = strlen(why.text);
+        snprintf(why.text + used, sizeof why.text - used, " (it needs the key %.60s as well)",
+                 attempt->server->fence);
+    }
     fail(attempt, why.status, why.cause, why.text);
 }
 
@@ -460,7 +467,7 @@ static void set_answered(struct belay__attempt *attempt, const struct belay__rep
         well(attempt);
     } else if (reply->type != BELAY__REPLY_NIL) {
         nonsense(attempt);
-    } else if (attempt->op->wait == NULL || attempt->server->replicas > 0) {
+    } else if (attempt->op->wait == NULL) {
         held(attempt, -1, NULL);
     } else {
         attempt->looking = true;
@@ -503,8 +510,6 @@ static void answered(struct belay__attempt *attempt, const struct belay__reply *
     } else if (attempt->verb == BELAY_VERB_EXTEND) {
         well(attempt);
     } else {
-        if (attempt->server->replicas > 0) /* waiters' attempts go down another lane */
-            belay__tracking_wake(attempt->server, op->key);
         settle(attempt, BELAY_OK);
     }
 }
@@ -637,14 +642,13 @@ void belay__attempt_start(struct belay__server *server, belay_op *op)
         belay_op_fail(op, BELAY_NOMEM, BELAY_CAUSE_NONE, server->peer.node, "out of memory");
         return;
     }
-    if (op->verb == BELAY_VERB_ACQUIRE) {
-        attempt->hash = belay__key_hash(op->key.at, op->key.length);
-        if (server->fencing && op->key.length == server->fence_length &&
-            memcmp(op->key.at, server->fence, server->fence_length) == 0) {
-            fail(attempt, BELAY_INVALID, BELAY_CAUSE_WRONG,
-                 "the lock's key is the key that fencing tokens are kept in");
-            return;
-        }
+    attempt->hash =
+        op->verb == BELAY_VERB_ACQUIRE ? belay__key_hash(op->key.at, op->key.length) : 0;
+    if (server->fencing && op->key.length == server->fence_length &&
+        memcmp(op->key.at, server->fence, server->fence_length) == 0) {
+        fail(attempt, BELAY_INVALID, BELAY_CAUSE_WRONG,
+             "the lock's key is the key that fencing tokens are kept in");
+        return;
     }
     belay__attempt_go(attempt);
 }

@@ -175,12 +175,12 @@ static void find_tls(struct doctor *d)
         return;
     }
     int64_t end = belay__tls_not_after_s(link->tls);
-    int64_t days = (end - belay_env_wall_us(d->server->env) / 1000000) / 86400;
+    int64_t left = end - belay_env_wall_us(d->server->env) / 1000000; /* seconds */
     time_t at = (time_t)end;
     struct tm utc;
     char date[32] = "an unknown day";
     if (end >= 0 && gmtime_r(&at, &utc) != NULL) strftime(date, sizeof date, "%Y-%m-%d", &utc);
-    bool soon = end >= 0 && days < CERTIFICATE_DAYS;
+    bool soon = end >= 0 && left < CERTIFICATE_DAYS * INT64_C(86400);
     find(d, soon ? BELAY_WARNING : BELAY_FINE, "tls",
          soon ? "when it ends, no client gets in any more" : "", soon ? "renew it" : "",
          "%s; its certificate is good until %s", belay__tls_version(link->tls), date);
@@ -233,8 +233,7 @@ static void find_tracking(struct doctor *d)
              "`tracking` is off");
     else if (words[0] != '\0')
         find(d, BELAY_WARNING, "waiting", "waiters ask again and again instead of being told",
-             "allow CLIENT TRACKING and CACHING, and the channel __redis__:invalidate", "%s",
-             words);
+             "allow CLIENT TRACKING, and the channel __redis__:invalidate", "%s", words);
     else find(d, BELAY_FINE, "waiting", "", "", "waiters are told when a lock is let go");
 }
 
@@ -378,7 +377,7 @@ static void ask_all(struct doctor *d)
     const char *append[] = { "CONFIG", "GET", "appendonly" }, *save[] = { "CONFIG", "GET", "save" };
     const char *fence[] = { "GET", d->server->fence }, *scan[] = { "SCAN", "0", "COUNT", "1" };
     const char *kill[] = { "CLIENT", "KILL", "ID", "9223372036854775806" };
-    const char *tracking[] = { "CLIENT", "TRACKING", "ON", "OPTIN" };
+    const char *tracking[] = { "CLIENT", "TRACKING", "ON" };
     const char *subscribe[] = { "SUBSCRIBE", "__redis__:invalidate" };
     d->asked_ns = belay_env_now(d->server->env);
     ask(d, ASK_TIME, 1, clock);
@@ -393,7 +392,7 @@ static void ask_all(struct doctor *d)
     ask_script(d, ASK_RELEASE, BELAY__SCRIPT_RELEASE, true);
     ask(d, ASK_SCAN, 4, scan);
     ask(d, ASK_KILL, 4, kill);
-    ask(d, ASK_TRACKING, 4, tracking);
+    ask(d, ASK_TRACKING, 3, tracking);
     ask(d, ASK_SUBSCRIBE, 2, subscribe);
 }
 

@@ -69,7 +69,7 @@ static void finally(struct belay__attempt *debt)
 
 static enum belay__lane_id lane_of(const struct belay__attempt *debt)
 {
-    return debt->server->replicas > 0 ? BELAY__LANE_WAIT : BELAY__LANE_MAIN;
+    return belay__server_takes(debt->server);
 }
 
 /* By the link that carried the attempt while that lives, else by the lane's next. */

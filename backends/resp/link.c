@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,10 +19,12 @@ enum {
     READ_SIZE = 16 << 10
 };
 
-/* A name that is being resolved on the worker. It outlives the link, if it must. */
+/* A name that is being resolved on the worker. The job and the link each hold a reference: at close
+ * the worker forgets the job on whatever thread, and at whatever time, it likes. */
 struct resolving {
     belay_job job;
-    struct belay__link *link; /* NULL: the link is gone */
+    _Atomic int refs;
+    struct belay__link *link; /* NULL: the link is gone; `done` alone looks */
     belay_env *env;
     struct belay__addresses found;
     const char *why;
@@ -32,6 +35,7 @@ struct resolving {
 static void link_events(belay_watch *watch, uint32_t events);
 static void connect_next(struct belay__link *link);
 static void flush(struct belay__link *link);
+static void resolving_unref(struct resolving *resolving);
 
 /* ------------------------------------------------------------------ slots */
 
@@ -207,6 +211,7 @@ static void link_free(struct belay__link *link)
 {
     belay__reader_free(link->reader);
     belay_env_free(link->env, link->slots);
+    if (link->out != NULL) explicit_bzero(link->out, link->out_room);
     belay_env_free(link->env, link->out);
     belay_env_free(link->env, link);
 }
@@ -251,7 +256,10 @@ void belay__link_close(struct belay__link *link, bool quiet)
 {
     if (link == NULL || link->closed) return;
     link->closed = true;
-    if (link->resolving != NULL) link->resolving->link = NULL;
+    if (link->resolving != NULL) {
+        link->resolving->link = NULL;
+        resolving_unref(link->resolving);
+    }
     link->resolving = NULL;
     if (quiet)
         for (uint64_t seq = link->slot_first; seq < link->slot_next; seq++)
@@ -293,6 +301,7 @@ static void took(struct belay__link *link, size_t count, int64_t now_ns)
     link->sent += count;
     if (link->out_at == link->out_end) {
         link->out_at = link->out_end = 0;
+        if (link->state == BELAY__LINK_GREETING) explicit_bzero(link->out, link->out_room);
         if (link->out_room > OUT_KEEP) {
             belay_env_free(link->env, link->out);
             link->out = NULL;
@@ -514,6 +523,7 @@ static void hear(struct belay__link *link, const struct belay__reply *reply)
     link->slot_first++;
     slots_skip(link);
     link->waiting_since_ns = link->heard_ns;
+    link->served |= link->state == BELAY__LINK_READY;
     if (slot.hear != NULL) slot.hear(slot.owner, slot.which, BELAY__ANSWERED, reply);
 }
 
@@ -675,10 +685,14 @@ static void connect_next(struct belay__link *link)
     finish(link);
 }
 
-static void resolving_free(belay_job *job)
+static void resolving_unref(struct resolving *resolving)
 {
-    struct resolving *resolving = belay_container_of(job, struct resolving, job);
-    belay_env_free(resolving->env, resolving);
+    if (atomic_fetch_sub(&resolving->refs, 1) == 1) belay_env_free(resolving->env, resolving);
+}
+
+static void resolving_forget(belay_job *job)
+{
+    resolving_unref(belay_container_of(job, struct resolving, job));
 }
 
 static void resolve_work(belay_job *job)
@@ -699,6 +713,7 @@ static void resolved(belay_job *job)
     struct belay__link *link = resolving->link;
     if (link != NULL) {
         link->resolving = NULL;
+        resolving_unref(resolving);
         enter(link);
         if (link->state == BELAY__LINK_RESOLVING && resolving->why != NULL) {
             unresolved(link, resolving->why);
@@ -708,7 +723,7 @@ static void resolved(belay_job *job)
         }
         leave(link);
     }
-    resolving_free(job);
+    resolving_unref(resolving);
 }
 
 /* A name: asked on the worker, where it may take as long as it likes. */
@@ -718,8 +733,9 @@ static void resolve(struct belay__link *link)
     struct resolving *resolving = belay_env_alloc(link->env, sizeof *resolving + length + 1);
     if (resolving != NULL) {
         resolving->job =
-            (belay_job){ .work = resolve_work, .done = resolved, .forget = resolving_free };
+            (belay_job){ .work = resolve_work, .done = resolved, .forget = resolving_forget };
         resolving->link = link;
+        atomic_init(&resolving->refs, 2);
         resolving->env = link->env;
         resolving->port = link->peer->port;
         memcpy(resolving->host, link->peer->host, length + 1);

@@ -105,6 +105,7 @@ struct belay__link {
     int64_t waiting_since_ns; /* the oldest unanswered request left then, or the last answer came */
     uint32_t greeting;        /* answers to come */
     unsigned busy;            /* on the stack: closing waits */
+    bool served;              /* it has answered more than the greeting */
     bool mute;                /* sending failed: what the peer said before is still read */
     bool closed;
 };

@@ -6,7 +6,7 @@
 
 #define MS INT64_C(1000000)
 
-enum { BACKOFF_FIRST_MS = 10, BACKOFF_LAST_MS = 1000, PATIENCE_LEAST_MS = 1000, STEADY_MS = 1000 };
+enum { BACKOFF_FIRST_MS = 10, BACKOFF_LAST_MS = 1000, PATIENCE_LEAST_MS = 1000 };
 
 static void lane_connect(struct belay__lane *lane);
 
@@ -108,7 +108,7 @@ static void link_ready(struct belay__link *link)
                       server->peer.node);
         belay__held_check(server);
     }
-    if (lane_id(lane) == BELAY__LANE_MAIN) belay__tracking_link(server, link);
+    if (lane_id(lane) == belay__server_takes(server)) belay__tracking_link(server, link);
     queue_run(lane);
 }
 
@@ -150,15 +150,13 @@ static void link_ended(struct belay__link *link)
         if (!said)
             belay_env_log(lane->server->env, BELAY_LOG_INFO, "%s: %s", lane->server->peer.node,
                           link->why.text);
-        /* One that was of use for a while is replaced at once. One that is cut as soon as it is
-         * used is not: a proxy, perhaps, that does not like what we say. */
-        bool was_ready = lane->ready_ns != 0;
-        if (was_ready && belay_env_now(lane->server->env) - lane->ready_ns > STEADY_MS * MS)
-            lane->backoff_ms = 0;
+        /* One that was of use is replaced at once. One that is cut as soon as it is used is not: a
+         * proxy, perhaps, that does not like what we say. */
+        if (link->served) lane->backoff_ms = 0;
         lane->ready_ns = 0;
         lane_retry(lane);
         if (lane->why.status != BELAY_UNAVAILABLE) tell_refusal(lane);
-        if (lane == &lane->server->lanes[BELAY__LANE_MAIN])
+        if (lane_id(lane) == belay__server_takes(lane->server))
             belay__tracking_link(lane->server, NULL);
     }
     belay__link_close(link, true);
@@ -215,7 +213,7 @@ void belay__server_complain(struct belay__server *server, struct belay__link *li
     lane->link = NULL;
     lane->ready_ns = 0;
     belay__server_mind(server);
-    if (lane == &server->lanes[BELAY__LANE_MAIN]) belay__tracking_link(server, NULL);
+    if (lane_id(lane) == belay__server_takes(server)) belay__tracking_link(server, NULL);
     lane_connect(lane);
 }
 

@@ -72,6 +72,11 @@ void belay__server_want(struct belay__server *server, enum belay__lane_id lane,
                         struct belay__errand *errand);
 /* Debts or draining links have come or gone: is there work that nobody waits for? */
 void belay__server_mind(struct belay__server *server);
+/* Where acquires go, and so what reads for tracking. */
+static inline enum belay__lane_id belay__server_takes(const struct belay__server *server)
+{
+    return server->replicas > 0 ? BELAY__LANE_WAIT : BELAY__LANE_MAIN;
+}
 /* FNV-1a. */
 uint32_t belay__key_hash(const char *key, size_t length);
 /* Takes it back; not queued: does nothing. */

@@ -1,10 +1,10 @@
 /* tracking.c - waiters are woken by the server: client-side caching's invalidations, put to use.
  *
- * While somebody waits, the server remembers which keys the main connection reads, as every attempt
- * by a script does (TYPE). When such a key changes, it says so, in RESP2 to a second connection
- * that subscribed to it: the ear. Not OPTIN: that would take a CLIENT CACHING before every attempt,
- * and what it spares the server is a table entry for each lock taken meanwhile. NOLOOP: what we
- * change ourselves we know.
+ * While somebody waits, the server remembers which keys the connection that acquires reads, as
+ * every attempt by a script does (TYPE). When such a key changes, it says so, in RESP2 to a second
+ * connection that subscribed to it: the ear. Not OPTIN: that would take a CLIENT CACHING before
+ * every attempt, and what it spares the server is a table entry for each lock taken meanwhile.
+ * NOLOOP: what we change ourselves we know.
  *
  * That is a hint and never a promise (an expiry's word may come late or not at all, a connection
  * may die first): core's timer is always armed, and while a waiter is not registered it is woken by
@@ -314,14 +314,15 @@ static void enabled(void *owner, uint32_t which, enum belay__moment moment,
         broken(tracking);
         return;
     }
-    tracking->on = belay__server_link(tracking->server, BELAY__LANE_MAIN);
+    tracking->on = belay__server_link(tracking->server, belay__server_takes(tracking->server));
     for (belay_link *at = tracking->waiters.next; at != &tracking->waiters; at = at->next)
         register_key(belay_container_of(at, struct waiter, all));
 }
 
 static void enable(struct belay__tracking *tracking)
 {
-    struct belay__link *link = belay__server_link(tracking->server, BELAY__LANE_MAIN);
+    struct belay__link *link =
+        belay__server_link(tracking->server, belay__server_takes(tracking->server));
     struct belay__link *ear = tracking->ear;
     if (link == NULL || ear == NULL || !tracking->subscribed || tracking->enabling) return;
     if (strcmp(link->hello.run_id, ear->hello.run_id) != 0) {

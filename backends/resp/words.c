@@ -51,8 +51,7 @@ static const struct word words[] = {
 /* "ERR": what follows decides. */
 static const struct word sentences[] = {
     { "max number of clients", BELAY__MEANS_LATER, BELAY_UNAVAILABLE, BELAY_CAUSE_BUSY },
-    { "can't run this command", BELAY__MEANS_FAILED, BELAY_REFUSED, BELAY_CAUSE_WRONG },
-    { "can't access at least one", BELAY__MEANS_FAILED, BELAY_REFUSED, BELAY_CAUSE_WRONG },
+    { "The user executing the script", BELAY__MEANS_FAILED, BELAY_REFUSED, BELAY_CAUSE_WRONG },
     { "unknown command", BELAY__MEANS_FAILED, BELAY_REFUSED, BELAY_CAUSE_WRONG },
     { "unknown subcommand", BELAY__MEANS_FAILED, BELAY_REFUSED, BELAY_CAUSE_WRONG },
     { "invalid password", BELAY__MEANS_FAILED, BELAY_REFUSED, BELAY_CAUSE_WRONG },
@@ -89,6 +88,19 @@ static const struct word *word_inside(const char *line, const char **at)
     return NULL;
 }
 
+/* How much of it may be shown. What an unknown command was asked with would be owner ids, or a
+ * password; where in a script it happened is nobody's business. */
+static size_t words_shown(const char *line)
+{
+    static const char *const ends[] = { ", with args beginning with", " script: " };
+    size_t length = strlen(line);
+    for (size_t i = 0; i < sizeof ends / sizeof ends[0]; i++) {
+        const char *end = strstr(line, ends[i]);
+        if (end != NULL && (size_t)(end - line) < length) length = (size_t)(end - line);
+    }
+    return length;
+}
+
 void belay__words_clean(char *text)
 {
     for (; *text != '\0'; text++)
@@ -105,9 +117,7 @@ enum belay__meaning belay__words_read(const char *line, struct belay__failure *f
         for (size_t i = 0; word == NULL && i < sizeof sentences / sizeof sentences[0]; i++)
             if (strstr(line, sentences[i].word) != NULL) word = &sentences[i];
     }
-    /* Where in the script it happened is nobody's business: "... script: 3f1c..., on @user_..." */
-    const char *end = strstr(at, " script: ");
-    int length = end != NULL ? (int)(end - at) : (int)strlen(at);
+    int length = (int)words_shown(at);
     if (word == NULL) {
         belay__failure_set(failure, BELAY_UNAVAILABLE, BELAY_CAUSE_BUSY, "%.*s", length, at);
         belay__words_clean(failure->text);
