@@ -73,6 +73,7 @@ static bool out_grow(struct belay__link *link, size_t more)
     char *out = belay_env_alloc(link->env, room);
     if (out == NULL) return false;
     if (waits > 0) memcpy(out, link->out + link->out_at, waits);
+    if (link->out != NULL) explicit_bzero(link->out, link->out_room); /* AUTH may stand in it */
     belay_env_free(link->env, link->out);
     link->out = out;
     link->out_at = 0;
