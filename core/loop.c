@@ -18,7 +18,7 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
-enum { EVENTS = 64 };
+enum { EVENTS = 64, BATCH_NS = 1000000 };
 static const uint32_t TIMER_SLOT = 0xffffffffu, WAKE_SLOT = 0xfffffffeu;
 
 /* ------------------------------------------------------------------ descriptors */
@@ -240,6 +240,7 @@ static void timers_run(struct belay__loop *loop)
 
 void belay__loop_work(struct belay__loop *loop)
 {
+    loop->batch_ns = 0;
     do {
         pokes_run(loop);
         /* Before the timers: what is late is sent before it is given up. */
@@ -314,10 +315,14 @@ static void lead_pass(struct belay__loop *loop)
 }
 
 /* Inside a callback of belay_dispatch, and others wait for their turn: what they begin as well
- * leaves with it, when the last of them returns. */
-static bool batches(const struct belay__loop *loop)
+ * leaves with it, when the last of them returns; or in between, when they take their time. */
+static bool batches(struct belay__loop *loop)
 {
-    return loop->dispatching > 0 && !belay_links_empty(&loop->calls) && belay__call_inside(loop);
+    if (loop->dispatching == 0 || belay_links_empty(&loop->calls) || !belay__call_inside(loop))
+        return false;
+    int64_t now = belay__loop_now(loop);
+    if (loop->batch_ns == 0) loop->batch_ns = now;
+    return now - loop->batch_ns < BATCH_NS;
 }
 
 void belay__loop_leave(struct belay__loop *loop)

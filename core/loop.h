@@ -65,6 +65,7 @@ struct belay__loop {
     bool polling;         /* the leader sleeps in epoll_wait */
     bool kicked;          /* ... and was told to wake up */
     bool call_told;       /* call_fd is readable */
+    int64_t batch_ns;     /* when the first of a batch was begun; 0: none was */
     uint32_t dispatching; /* in belay_dispatch, whose end does what its callbacks begin */
     bool wanted;          /* a caller asks the engine's thread for the lead */
     uint32_t leads; /* counts callers that took the lead: the engine keeps off while it moves */

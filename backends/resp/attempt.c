@@ -276,7 +276,7 @@ static uint64_t ask_main(struct belay__attempt *attempt, struct belay__link *lin
 
 static void send_to(struct belay__attempt *attempt, struct belay__link *link)
 {
-    attempt->granted = attempt->looking = attempt->plain = false;
+    attempt->answered = attempt->looking = attempt->plain = false;
     attempt->wait = 0;
     attempt->link = link;
     attempt->tracked = belay__tracking_is_on(attempt->server, link);
@@ -386,7 +386,7 @@ static void grant(struct belay__attempt *attempt)
 
 static void well(struct belay__attempt *attempt)
 {
-    attempt->granted = true;
+    attempt->answered = true;
     attempt->main = 0;
     if (attempt->wait == 0) grant(attempt);
 }
@@ -436,6 +436,8 @@ static void failed(struct belay__attempt *attempt, const char *line)
     case BELAY__MEANS_UNKNOWN:
         if (attempt->verb != BELAY_VERB_ACQUIRE) break;
         attempt->main = 0;
+        /* Whoever numbers its connections executes in their order: it is over by now. */
+        attempt->answered = attempt->link->hello.client_id > 0;
         abandon(attempt, BELAY_UNCERTAIN, why.cause, why.text);
         return;
     case BELAY__MEANS_FAILED: break;
@@ -470,6 +472,8 @@ static void set_answered(struct belay__attempt *attempt, const struct belay__rep
     } else if (attempt->op->wait == NULL) {
         held(attempt, -1, NULL);
     } else {
+        belay__link_forget(attempt->link, attempt->wait); /* there is nothing to replicate */
+        attempt->wait = 0;
         attempt->looking = true;
         attempt->tracked = belay__tracking_is_on(attempt->server, attempt->link);
         attempt->since = belay__tracking_moment(attempt->server);
@@ -688,7 +692,7 @@ static bool withdrawn(struct belay__attempt *attempt)
     struct belay__link *link = attempt->link;
     if (link == NULL) return true;
     if (attempt->wait != 0 && belay__link_withdraw(link, attempt->wait)) attempt->wait = 0;
-    return !attempt->granted && attempt->main != 0 && belay__link_withdraw(link, attempt->main);
+    return !attempt->answered && attempt->main != 0 && belay__link_withdraw(link, attempt->main);
 }
 
 void belay__attempt_cancel(struct belay__server *server, belay_op *op)

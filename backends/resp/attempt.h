@@ -35,17 +35,19 @@ struct belay__attempt {
     bool by_source; /* EVAL: the server did not know the script */
     bool tracked;   /* the server remembers that this connection read the key */
     bool plain;     /* it is a SET, whose answers are others than a script's */
-    bool granted;   /* the main request was answered well */
+    bool answered;  /* the main request was: nothing of it can come later */
     bool looking;   /* it was refused: for how long? */
 
     /* A debt's. */
-    belay_link debt;   /* in server->debts */
-    belay_link behind; /* who is parked */
-    uint64_t giveback; /* the sequence number of the delete; 0: not asked */
-    int64_t until_ns;  /* the attempt's TTL has run out for certain */
-    int64_t client_id; /* of the connection that carried it ... */
-    char run_id[48];   /* ... and of the server */
-    bool final;        /* the attempt can't be executed any more: any answer settles the debt */
+    belay_link debt;      /* in server->debts */
+    belay_link behind;    /* who is parked */
+    uint64_t giveback;    /* the sequence number of the delete; 0: not asked */
+    int64_t until_ns;     /* the attempt's TTL has run out for certain */
+    int64_t client_id;    /* of the connection that carried it ... */
+    char run_id[48];      /* ... and of the server */
+    uint64_t answered_on; /* the serial of the link that deleted nothing last */
+    uint8_t cuts;         /* links that broke over it */
+    bool final;           /* the attempt can't be executed any more: any answer settles the debt */
 
     char owner[BELAY_OWNER_LENGTH + 1];
     uint32_t key_length, key_room;

@@ -12,7 +12,14 @@
 
 #define MS INT64_C(1000000)
 
-enum { AGAIN_FIRST_MS = 20, AGAIN_LAST_MS = 1000, MARGIN_MS = 100 };
+enum {
+    AGAIN_FIRST_MS = 20,
+    AGAIN_LAST_MS = 1000,
+    MARGIN_MS = 100,
+    CUTS_MOST = 10,
+    NAME_MOST = 8,
+    DEBTS_MOST = 1 << 16
+};
 
 static void pay(struct belay__attempt *debt, struct belay__link *link);
 
@@ -36,10 +43,20 @@ static void let_go(belay_link *parked)
     }
 }
 
+/* Past its TTL there is nothing to delete any more: the attempt is over, or can't be ended. One
+ * whose connection can be killed may come back to life with it (a server that was stopped), and is
+ * not given up. */
+static bool is_over(const struct belay__attempt *debt)
+{
+    bool killable = debt->client_id > 0 && debt->run_id[0] != '\0' && debt->cuts < CUTS_MOST;
+    return (debt->final || !killable) && belay_env_now(debt->server->env) >= debt->until_ns;
+}
+
 static void done(struct belay__attempt *debt)
 {
     struct belay__server *server = debt->server;
     belay_unlink(&debt->debt);
+    server->debt_count--;
     belay__server_mind(server);
     belay__tracking_wake(server, (belay_str){ debt->key, debt->key_length });
     let_go(&debt->behind);
@@ -50,14 +67,9 @@ static void done(struct belay__attempt *debt)
 static void again(struct belay__attempt *debt)
 {
     belay_env *env = debt->server->env;
-    int64_t now = belay_env_now(env);
-    if (now >= debt->until_ns) {
-        done(debt);
-        return;
-    }
     uint32_t backoff = debt->backoff_ms == 0 ? AGAIN_FIRST_MS : debt->backoff_ms * 2;
     debt->backoff_ms = backoff < AGAIN_LAST_MS ? backoff : AGAIN_LAST_MS;
-    belay_timer_arm(env, &debt->timer, now + debt->backoff_ms * MS);
+    belay_timer_arm(env, &debt->timer, belay_env_now(env) + debt->backoff_ms * MS);
 }
 
 /* It can't be executed any more, nor was it later than now. */
@@ -83,7 +95,7 @@ static void settle_soon(struct belay__attempt *debt)
 static void timer_due(belay_timer *timer)
 {
     struct belay__attempt *debt = belay_container_of(timer, struct belay__attempt, timer);
-    if (debt->link == NULL && belay_env_now(debt->server->env) >= debt->until_ns) done(debt);
+    if (debt->link == NULL && is_over(debt)) done(debt);
     else settle_soon(debt);
 }
 
@@ -103,6 +115,10 @@ static bool is_killable(const struct belay__attempt *debt, const struct belay__l
 static void pay(struct belay__attempt *debt, struct belay__link *link)
 {
     bool same_socket = debt->link == link;
+    /* The process that had it is gone. */
+    if (!same_socket && link->hello.run_id[0] != '\0' &&
+        strcmp(debt->run_id, link->hello.run_id) != 0)
+        debt->client_id = 0;
     if (!same_socket && !debt->final && is_killable(debt, link)) {
         char id[24];
         const char *argv[] = { "CLIENT", "KILL", "ID", id };
@@ -143,9 +159,10 @@ void belay__giveback_owe(struct belay__attempt *attempt)
     attempt->giveback = 0;
     belay_links_init(&attempt->behind);
     belay_link_append(&server->debts, &attempt->debt);
+    server->debt_count++;
     belay__server_mind(server);
     /* It was answered already: nothing can come after the delete. */
-    if (attempt->main == 0 && attempt->granted) finally(attempt);
+    if (attempt->main == 0 && attempt->answered) finally(attempt);
     if (link->state == BELAY__LINK_ENDED) {
         attempt->link = NULL;
         attempt->main = attempt->wait = 0;
@@ -164,7 +181,8 @@ static void broken(struct belay__attempt *debt)
     debt->link = NULL;
     debt->main = debt->wait = debt->giveback = 0;
     belay_timer_disarm(debt->server->env, &debt->timer);
-    if (belay_env_now(debt->server->env) >= debt->until_ns) {
+    if (debt->cuts < CUTS_MOST) debt->cuts++;
+    if (is_over(debt)) {
         done(debt);
         return;
     }
@@ -191,6 +209,7 @@ static bool part_answered(struct belay__attempt *debt, enum belay__part part,
         return false;
     case BELAY__PART_GIVEBACK:
         debt->giveback = 0;
+        debt->answered_on = number ? debt->link->serial : 0;
         if (number && (reply->integer == 1 || debt->final)) return true;
         /* Who may not EVAL may EVALSHA, perhaps; if the script is not there, the other way. */
         if (reply->type == BELAY__REPLY_ERROR) {
@@ -200,6 +219,7 @@ static bool part_answered(struct belay__attempt *debt, enum belay__part part,
         }
         again(debt);
         return false;
+    case BELAY__PART_LOOK: debt->main = 0; return false;
     default: debt->wait = 0; return false;
     }
 }
@@ -214,17 +234,27 @@ void belay__giveback_hear(struct belay__attempt *debt, enum belay__part part,
         done(debt);
     } else if (debt->main == 0 && debt->wait == 0 && debt->giveback == 0) {
         debt->link = NULL; /* nothing of it stands there any more */
+        let_go(&debt->behind);
     }
+}
+
+static bool is_for(const struct belay__attempt *debt, belay_str key, uint32_t hash)
+{
+    return debt->hash == hash && debt->key_length == key.length &&
+           memcmp(debt->key, key.at, key.length) == 0;
 }
 
 struct belay__attempt *belay__giveback_before(struct belay__server *server, belay_str key,
                                               uint32_t hash, struct belay__link *link)
 {
+    unsigned count = 0;
+    struct belay__attempt *first = NULL;
     for (belay_link *at = server->debts.next; at != &server->debts; at = at->next) {
         struct belay__attempt *debt = belay_container_of(at, struct belay__attempt, debt);
-        if (debt->hash != hash || debt->key_length != key.length ||
-            memcmp(debt->key, key.at, key.length) != 0)
-            continue;
+        if (!is_for(debt, key, hash)) continue;
+        if (count++ == 0) first = debt;
+        /* Deleted there, or found gone: it is ahead, whatever may come of it later. */
+        if (debt->link == NULL && debt->answered_on == link->serial) continue;
         if (debt->link == NULL) {
             belay__server_unwant(&debt->errand);
             belay_timer_disarm(server->env, &debt->timer);
@@ -232,7 +262,8 @@ struct belay__attempt *belay__giveback_before(struct belay__server *server, bela
         }
         if (debt->link != link || debt->giveback == 0) return debt;
     }
-    return NULL;
+    /* Attempts that all become debts: no more of them until these are settled. */
+    return count >= NAME_MOST || server->debt_count >= DEBTS_MOST ? first : NULL;
 }
 
 bool belay__giveback_owes(const struct belay__server *server)
@@ -246,6 +277,7 @@ void belay__givebacks_drop(struct belay__server *server)
         struct belay__attempt *debt =
             belay_container_of(server->debts.next, struct belay__attempt, debt);
         belay_unlink(&debt->debt);
+        server->debt_count--;
         debt->link = NULL;
         belay__attempt_free(debt);
     }

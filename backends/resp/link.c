@@ -188,6 +188,12 @@ static void slots_cut(struct belay__link *link)
     }
 }
 
+bool belay__link_has_bytes(const struct belay__link *link)
+{
+    char byte;
+    return link->fd >= 0 && recv(link->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+}
+
 int64_t belay__link_silence(const struct belay__link *link, int64_t now_ns)
 {
     uint64_t first = link->slot_first;

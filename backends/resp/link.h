@@ -105,6 +105,7 @@ struct belay__link {
     int64_t waiting_since_ns; /* the oldest unanswered request left then, or the last answer came */
     uint32_t greeting;        /* answers to come */
     unsigned busy;            /* on the stack: closing waits */
+    uint64_t serial;          /* the owner's: no two of its links have the same */
     bool served;              /* it has answered more than the greeting */
     bool mute;                /* sending failed: what the peer said before is still read */
     bool closed;
@@ -138,6 +139,8 @@ static inline uint64_t belay__link_unanswered(const struct belay__link *link)
 {
     return link->slot_next - link->slot_first;
 }
+/* Do bytes lie there to be read? */
+bool belay__link_has_bytes(const struct belay__link *link);
 /* For how long the oldest request that has left waits for its answer; 0: none does. */
 int64_t belay__link_silence(const struct belay__link *link, int64_t now_ns);
 

@@ -185,6 +185,7 @@ static void lane_connect(struct belay__lane *lane)
         return;
     }
     lane->link->owner = lane;
+    lane->link->serial = ++server->links;
     lane->link->ready = link_ready;
     lane->link->ended = link_ended;
     lane->link->idle = link_idle;
@@ -206,6 +207,7 @@ void belay__server_complain(struct belay__server *server, struct belay__link *li
     /* A timer is never early, and a request leaves a little after its op began. */
     bool silent = belay__link_silence(link, now) >= belay_env_timeout_ns(server->env) * 9 / 10;
     if (!silent || lane->link != link || link->state != BELAY__LINK_READY) return;
+    if (belay__link_has_bytes(link)) return; /* it is we who did not listen */
     belay_env_log(server->env, BELAY_LOG_INFO, "%s: no answer; a second connection is opened",
                   server->peer.node);
     belay__failure_set(&lane->why, BELAY_UNAVAILABLE, BELAY_CAUSE_UNREACHABLE, "no answer in time");

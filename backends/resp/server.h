@@ -59,6 +59,8 @@ struct belay__server {
     uint32_t spares;
     belay_link debts; /* attempts that are owed a give-back */
     belay_link held;  /* grants */
+    uint32_t debt_count;
+    uint64_t links; /* made so far: their serial numbers */
     struct belay__tracking *tracking;
 };
 

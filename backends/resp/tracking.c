@@ -303,8 +303,10 @@ static void enabled(void *owner, uint32_t which, enum belay__moment moment,
                     const struct belay__reply *reply)
 {
     struct belay__tracking *tracking = owner;
-    (void)which;
+    struct belay__link *link =
+        belay__server_link(tracking->server, belay__server_takes(tracking->server));
     if (moment == BELAY__LEFT || !tracking->enabling) return;
+    if (link == NULL || (uint32_t)link->serial != which) return; /* one that is not in use */
     tracking->enabling = false;
     if (moment == BELAY__CUT) return; /* belay__tracking_link comes next */
     if (!belay__reply_is(reply, "OK")) {
@@ -314,7 +316,7 @@ static void enabled(void *owner, uint32_t which, enum belay__moment moment,
         broken(tracking);
         return;
     }
-    tracking->on = belay__server_link(tracking->server, belay__server_takes(tracking->server));
+    tracking->on = link;
     for (belay_link *at = tracking->waiters.next; at != &tracking->waiters; at = at->next)
         register_key(belay_container_of(at, struct waiter, all));
 }
@@ -336,7 +338,8 @@ static void enable(struct belay__tracking *tracking)
     do id[--at] = (char)('0' + number % 10);
     while ((number /= 10) != 0);
     const char *argv[] = { "CLIENT", "TRACKING", "ON", "REDIRECT", id + at, "NOLOOP" };
-    tracking->enabling = belay__link_ask(link, enabled, tracking, 0, false, 6, argv, NULL) != 0;
+    tracking->enabling =
+        belay__link_ask(link, enabled, tracking, (uint32_t)link->serial, false, 6, argv, NULL) != 0;
     if (!tracking->enabling) broken(tracking);
 }
 
