@@ -587,7 +587,7 @@ static void cut(struct belay__attempt *attempt)
 {
     struct belay__link *link = attempt->link;
     if (attempt->looking) { /* its SET was refused */
-        attempt->link = NULL;
+        disown_requests(attempt);
         held(attempt, -1, NULL);
         return;
     }
