@@ -522,6 +522,16 @@ const char *peer_url(const struct peer *peer)
     return peer->url;
 }
 
+void peer_lock(struct peer *peer)
+{
+    pthread_mutex_lock(&peer->handling);
+}
+
+void peer_unlock(struct peer *peer)
+{
+    pthread_mutex_unlock(&peer->handling);
+}
+
 bool peer_say(struct peer *peer, int number, const void *bytes, size_t length)
 {
     bool said = false;

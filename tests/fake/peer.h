@@ -34,6 +34,10 @@ int peer_port(const struct peer *peer);
 /* redis://127.0.0.1:PORT or redis+unix://PATH; lives as long as the peer. */
 const char *peer_url(const struct peer *peer);
 
+/* Between these no handle runs: for what it shares with the test. */
+void peer_lock(struct peer *peer);
+void peer_unlock(struct peer *peer);
+
 /* ------------------------------------------------------------------ saying */
 
 /* In handle: the bytes go out as they are. */
