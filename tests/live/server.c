@@ -77,7 +77,8 @@ static bool config_write(const struct server *server)
     fprintf(file,
             "dir %s\nlogfile %s/log\nbind 127.0.0.1\nport %d\nunixsocket %s\ndaemonize no\n"
             "save \"\"\nappendonly %s\nappendfsync always\nprotected-mode no\nhz 50\n"
-            "repl-diskless-sync yes\nrepl-diskless-sync-delay 0\nshutdown-timeout 0\n"
+            "enable-debug-command yes\nrepl-diskless-sync yes\nrepl-diskless-sync-delay "
+            "0\nshutdown-timeout 0\n"
             "user " OWN_USER " on >" OWN_PASSWORD " ~* &* +@all\n",
             server->folder, server->folder, server->port, server->socket,
             options->persist ? "yes" : "no");
@@ -187,10 +188,23 @@ static bool server_answers(struct server *server)
     return server_command(server, &reply, "PING") == SERVER_STRING;
 }
 
+/* Eight bytes of zero: no step yet. */
+static bool clock_write(const struct server *server)
+{
+    char path[96];
+    if (!server->options.steps) return true;
+    snprintf(path, sizeof path, "%s/clock", server->folder);
+    FILE *file = fopen(path, "we");
+    if (file == NULL) return false;
+    const int64_t none = 0;
+    bool written = fwrite(&none, sizeof none, 1, file) == 1;
+    return fclose(file) == 0 && written;
+}
+
 static bool server_run(struct server *server)
 {
     unlink(server->socket);
-    if (!config_write(server) || !process_run(server)) return false;
+    if (!config_write(server) || !clock_write(server) || !process_run(server)) return false;
     bool up = false;
     (void)until(process_ended(server) || (up = server_answers(server)));
     if (up) return true;

@@ -31,6 +31,7 @@ struct server_options {
     const struct server *replica_of;  /* a running one that has no password */
     bool persist;                     /* append-only file: what was acknowledged outlives a kill */
     const char *preload;              /* a library for LD_PRELOAD */
+    bool steps;                       /* makes the file `clock` in the folder, for clock_shim.c */
     const char *extra;                /* more lines of its configuration */
 };
 
