@@ -104,8 +104,10 @@ static void link_ready(struct belay__link *link)
         memcpy(server->run_id, link->hello.run_id, sizeof server->run_id);
     warn_of_eviction(server, &link->hello);
     if (restarted) {
-        belay_env_log(server->env, BELAY_LOG_WARN, "%s: it was restarted; held locks are checked",
-                      server->peer.node);
+        bool holds = !belay_links_empty(&server->held);
+        belay_env_log(server->env, holds ? BELAY_LOG_WARN : BELAY_LOG_INFO,
+                      "%s: it was restarted%s", server->peer.node,
+                      holds ? "; held locks are checked" : "");
         belay__held_check(server);
     }
     if (lane_id(lane) == belay__server_takes(server)) belay__tracking_link(server, link);
@@ -147,9 +149,10 @@ static void link_ended(struct belay__link *link)
     if (in_use) {
         bool said = strcmp(lane->why.text, link->why.text) == 0;
         lane->why = link->why;
-        if (!said)
-            belay_env_log(lane->server->env, BELAY_LOG_INFO, "%s: %s", lane->server->peer.node,
-                          link->why.text);
+        if (!said) /* Who was never connected hears it as the answer to what it asked. */
+            belay_env_log(lane->server->env,
+                          lane->server->run_id[0] != '\0' ? BELAY_LOG_INFO : BELAY_LOG_DEBUG,
+                          "%s: %s", lane->server->peer.node, link->why.text);
         /* One that was of use is replaced at once. One that is cut as soon as it is used is not: a
          * proxy, perhaps, that does not like what we say. */
         if (link->served) lane->backoff_ms = 0;
