@@ -149,10 +149,9 @@ static void link_ended(struct belay__link *link)
     if (in_use) {
         bool said = strcmp(lane->why.text, link->why.text) == 0;
         lane->why = link->why;
-        if (!said) /* Who was never connected hears it as the answer to what it asked. */
-            belay_env_log(lane->server->env,
-                          lane->server->run_id[0] != '\0' ? BELAY_LOG_INFO : BELAY_LOG_DEBUG,
-                          "%s: %s", lane->server->peer.node, link->why.text);
+        if (!said)
+            belay_env_log(lane->server->env, BELAY_LOG_INFO, "%s: %s", lane->server->peer.node,
+                          link->why.text);
         /* One that was of use is replaced at once. One that is cut as soon as it is used is not: a
          * proxy, perhaps, that does not like what we say. */
         if (link->served) lane->backoff_ms = 0;
