@@ -84,6 +84,11 @@ done
 mkdir "$dir" && @POPULATE@ "$dir"
 """
 
+# A server that a block starts ends with it, also when that is killed.
+SERVER_SHIM = """#!/usr/bin/env bash
+exec setpriv --pdeathsig KILL @SERVER@ "$@"
+"""
+
 POPULATE = """#!/usr/bin/env bash
 for f in @SRC@/* ; do
     case ${f##*/} in dev | build) ;; *) ln -sfn "$f" "$1/" ;; esac
@@ -162,8 +167,10 @@ class Runner:
             (bin_dir / "belay").symlink_to(BELAY)
         names = {"@SRC@": str(SRC), "@BUILD@": str(BUILD), "@BELAY@": str(BELAY),
                  "@GIT@": shutil.which("git") or "git", "@SHIM@": str(self.tmp / "dev-shim"),
-                 "@POPULATE@": str(self.tmp / "populate")}
+                 "@POPULATE@": str(self.tmp / "populate"),
+                 "@SERVER@": shutil.which("redis-server") or "redis-server"}
         for path, text in ((self.tmp / "dev-shim", DEV_SHIM), (bin_dir / "git", GIT_SHIM),
+                           (bin_dir / "redis-server", SERVER_SHIM),
                            (self.tmp / "populate", POPULATE)):
             for key, value in names.items():
                 text = text.replace(key, value)
