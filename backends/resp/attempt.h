@@ -1,4 +1,10 @@
-/* attempt.h - private to attempt.c and giveback.c: one attempt of one verb, and what is left of it.
+/* attempt.h - private to attempt*.c and giveback.c: one attempt of one verb, and what is left of
+ * it.
+ *
+ *   attempt.c          from the op to a link; a link that breaks; an op that is given up
+ *   attempt_ask.c      what is sent
+ *   attempt_answer.c   what an answer means
+ *   giveback.c         what an abandoned attempt leaves, deleted
  *
  * An attempt lives from its op's start to its op's end. One that was abandoned after a byte of it
  * had left lives on as a debt, until its compare-and-delete was answered for good.
@@ -54,16 +60,48 @@ struct belay__attempt {
     char key[];
 };
 
+/* The token's low bits count grants, the rest is the epoch (SEMANTICS 4). */
+#define SEQ_BITS 50
+
+/* ------------------------------------------------------------------ attempt.c */
+
 void belay__attempt_hear(void *attempt, uint32_t part, enum belay__moment moment,
                          const struct belay__reply *reply);
 /* Sends it, as soon as there is a link. */
 void belay__attempt_go(struct belay__attempt *attempt);
+void belay__attempt_send(struct belay__attempt *attempt, struct belay__link *link);
+/* Nobody hears its requests' answers any more. */
+void belay__attempt_disown(struct belay__attempt *attempt);
+/* The op's answer; the attempt is gone. */
+void belay__attempt_settle(struct belay__attempt *attempt, belay_status status);
+void belay__attempt_fail(struct belay__attempt *attempt, belay_status status, belay_cause cause,
+                         const char *text);
+/* The op fails; what the server may do of it yet is taken back. */
+void belay__attempt_abandon(struct belay__attempt *attempt, belay_status status, belay_cause cause,
+                            const char *text);
 void belay__attempt_free(struct belay__attempt *attempt);
 void belay__attempts_free(struct belay__server *server); /* the spare ones */
-/* EVAL or EVALSHA with one key, the attempt's. 0: no room. */
+/* ------------------------------------------------------------------ attempt_ask.c */
+
+/* With `replicas`, a grant and an extension count only behind a WAIT. */
+bool belay__attempt_waits(const struct belay__attempt *attempt);
+/* Each returns the sequence number of what it asked, or 0 (false): no room. */
+uint64_t belay__attempt_ask(struct belay__attempt *attempt, struct belay__link *link);
+bool belay__attempt_ask_wait(struct belay__attempt *attempt);
+bool belay__attempt_ask_look(struct belay__attempt *attempt); /* behind a refused SET */
+/* EVAL or EVALSHA with one key, the attempt's. */
 uint64_t belay__attempt_ask_script(struct belay__attempt *attempt, struct belay__link *link,
                                    enum belay__script_id script, bool by_source,
                                    enum belay__part part);
+
+/* ------------------------------------------------------------------ attempt_answer.c */
+
+void belay__attempt_answered(struct belay__attempt *attempt, enum belay__part part,
+                             const struct belay__reply *reply);
+/* Refused: the holder's TTL runs for so long yet (-1: not known); `kind`: of its key, or NULL. */
+void belay__attempt_held(struct belay__attempt *attempt, int64_t remains_ms, const char *kind);
+
+/* ------------------------------------------------------------------ giveback.c */
 
 /* The attempt may have been granted, or may yet be: its link carried it. From now on it is a debt;
  * its op is settled by the caller, and not its own any more. */

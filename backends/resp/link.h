@@ -95,7 +95,7 @@ struct belay__link {
     struct belay__reader *reader;
     struct belay__addresses addresses;
     size_t address;
-    struct resolving *resolving;
+    struct belay__resolving *resolving;
     char *out; /* what has not left: [out_at, out_end) */
     size_t out_at, out_end, out_room;
     uint64_t sent; /* the stream's offset of out_at */
