@@ -286,7 +286,9 @@ static void say_why(struct belay__attempt *attempt, bool sent, struct belay__fai
         *why = lane->why;
         if (!full && why->cause == BELAY_CAUSE_UNREACHABLE) why->cause = BELAY_CAUSE_CUT_SHORT;
     } else {
-        belay__failure_set(why, BELAY_UNAVAILABLE, cause, "no connection in time");
+        bool shaking = lane->link != NULL && lane->link->state == BELAY__LINK_SHAKING;
+        belay__failure_set(why, BELAY_UNAVAILABLE, cause, "no connection in time%s",
+                           shaking ? "; does it speak TLS on that port?" : "");
     }
     /* A release goes on in the background: for its caller the server was just not reached. */
     if (attempt->verb == BELAY_VERB_RELEASE || attempt->verb == BELAY_VERB_INSPECT)

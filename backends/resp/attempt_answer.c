@@ -172,6 +172,15 @@ static void acquire_answered(struct belay__attempt *attempt, const struct belay_
     }
 }
 
+/* A release that was asked again was overtaken by the attempt right behind it, whose refusal nobody
+ * else makes good: the server does not tell us what we do ourselves (NOLOOP). */
+static void wake_overtakers(const struct belay__attempt *attempt)
+{
+    if (attempt->verb == BELAY_VERB_EXTEND) return;
+    if (attempt->by_source || attempt->backoff_ms != 0 || attempt->op->unsure_release)
+        belay__tracking_wake(attempt->server, attempt->op->key);
+}
+
 /* Extend, release, break: 1, or 0. */
 static void answered(struct belay__attempt *attempt, const struct belay__reply *reply)
 {
@@ -182,10 +191,12 @@ static void answered(struct belay__attempt *attempt, const struct belay__reply *
         /* A break whose first try was not answered: it may have done it, and that is what was
          * wanted. */
         bool done = attempt->verb == BELAY_VERB_BREAK && op->unsure_release;
+        wake_overtakers(attempt);
         belay__attempt_settle(attempt, done ? BELAY_OK : BELAY_LOST);
     } else if (attempt->verb == BELAY_VERB_EXTEND) {
         well(attempt);
     } else {
+        wake_overtakers(attempt);
         belay__attempt_settle(attempt, BELAY_OK);
     }
 }

@@ -44,6 +44,7 @@ struct doctor {
     char words[QUESTIONS][160]; /* errors; "": none */
     char user[64], append[16], save[64];
     int64_t clock_apart_ms;
+    bool refused[QUESTIONS]; /* of those: it will never allow it */
     bool clock_known, fence_odd, lock_lost;
 };
 
@@ -103,8 +104,8 @@ static void find_version(struct doctor *d)
     int major = atoi(hello->version);
     if (hello->version[0] == '\0')
         find(d, BELAY_WARNING, "version",
-             "restarts of the server go unnoticed, and what a broken "
-             "connection left behind lasts for its TTL",
+             "restarts of the server go unnoticed, and what a broken connection left behind is "
+             "deleted again and again until its TTL has run out",
              "allow the INFO command to its user", "it does not say: %s",
              d->words[ASK_INFO][0] != '\0' ? d->words[ASK_INFO] : "INFO has no version");
     else if (major < 6)
@@ -127,7 +128,7 @@ static void find_role(struct doctor *d)
              "point the configuration to its master", "it is a replica");
     else if (info_number(d, "cluster_enabled") == 1)
         find(d, BELAY_BROKEN, "role", "it serves some locks and refuses others",
-             "use type \"cluster\"", "it is a node of a cluster");
+             "this type is for one server", "it is a node of a cluster");
     else if (server->replicas > 0 && replicas < (long long)server->replicas)
         find(d, BELAY_BROKEN, "replicas", "no lock can be granted: each waits for them in vain",
              "start the replicas, or ask for fewer", "%lld are connected, `replicas` asks for %u",
@@ -205,8 +206,12 @@ static void find_rights(struct doctor *d)
         "fence key";
     for (size_t i = 0; i < sizeof needed / sizeof needed[0]; i++) {
         if (d->words[needed[i]][0] == '\0') continue;
-        find(d, BELAY_BROKEN, "scripts", "locks can't be taken, kept or released", rights, "%s",
-             d->words[needed[i]]);
+        if (d->refused[needed[i]])
+            find(d, BELAY_BROKEN, "scripts", "locks can't be taken, kept or released", rights, "%s",
+                 d->words[needed[i]]);
+        else
+            find(d, BELAY_BROKEN, "scripts", "no lock can be taken while that lasts",
+                 "see to what it says", "%s", d->words[needed[i]]);
         return;
     }
     if (d->lock_lost)
@@ -314,11 +319,13 @@ static void settle(struct doctor *d)
     belay_op_settle(op, BELAY_OK);
 }
 
-static void unreachable(struct doctor *d, belay_status status, const char *text)
+static void unreachable(struct doctor *d, belay_status status, belay_cause cause, const char *text)
 {
-    bool refused = status == BELAY_REFUSED;
-    find(d, BELAY_BROKEN, refused ? "credentials" : "reachable", "no lock can be taken",
+    bool refused = status == BELAY_REFUSED, busy = cause == BELAY_CAUSE_BUSY;
+    find(d, BELAY_BROKEN, refused ? "credentials" : "reachable",
+         busy ? "no lock can be taken while that lasts" : "no lock can be taken",
          refused ? "check user, password and certificates"
+         : busy  ? "it is there: see what keeps it from serving"
                  : "is it running, and is this its address?",
          "%s: %s", d->server->peer.node, text);
     settle(d);
@@ -433,6 +440,7 @@ static void hear(void *owner, uint32_t which, enum belay__moment moment,
                  const struct belay__reply *reply)
 {
     struct doctor *d = owner;
+    struct belay__failure why;
     if (moment != BELAY__ANSWERED) return;
     d->open--;
     if (reply->type == BELAY__REPLY_ERROR) {
@@ -441,7 +449,11 @@ static void hear(void *owner, uint32_t which, enum belay__moment moment,
         /* A server that forbids no CLIENT KILL may still find that id odd. */
         if (which == ASK_KILL && strncmp(reply->text, "NOPERM", 6) != 0) expected = true;
         if (which == ASK_FENCE && wrong) d->fence_odd = expected = true;
-        if (!expected) text_of(reply, d->words[which], sizeof d->words[which]);
+        if (!expected) {
+            belay__words_read(reply->text, &why);
+            snprintf(d->words[which], sizeof d->words[which], "%s", why.text);
+            d->refused[which] = why.status == BELAY_REFUSED;
+        }
     } else {
         answer(d, (enum question)which, reply);
     }
@@ -457,13 +469,13 @@ static void link_ready(struct belay__link *link)
 {
     struct doctor *d = link->owner;
     ask_ping(d);
-    if (d->open == 0) unreachable(d, BELAY_NOMEM, "no memory to ask");
+    if (d->open == 0) unreachable(d, BELAY_NOMEM, BELAY_CAUSE_NONE, "no memory to ask");
 }
 
 static void link_ended(struct belay__link *link)
 {
     struct doctor *d = link->owner;
-    unreachable(d, link->why.status, link->why.text);
+    unreachable(d, link->why.status, link->why.cause, link->why.text);
 }
 
 void belay__doctor_start(struct belay__server *server, belay_op *op)
@@ -495,6 +507,6 @@ void belay__doctor_cancel(struct belay__server *server, belay_op *op)
 {
     struct doctor *d = op->data;
     (void)server;
-    unreachable(d, BELAY_UNAVAILABLE,
+    unreachable(d, BELAY_UNAVAILABLE, BELAY_CAUSE_UNREACHABLE,
                 d->link->state < BELAY__LINK_READY ? "no connection in time" : "no answer in time");
 }

@@ -72,7 +72,7 @@ static char *put_count(char *out, char mark, size_t value)
 
 /* Ready or not: the greeting goes first. A request is an array of bulk strings, written where it
  * leaves from: hiredis' formatter, which allocates and prints, takes a quarter of a busy loop's
- * time (docs/redis.md). */
+ * time (docs/resp.md). */
 uint64_t belay__link_put(struct belay__link *link, belay__hear_fn *hear, void *owner,
                          uint32_t which, bool wants_left, int argc, const char *const *argv,
                          const size_t *lengths)

@@ -88,6 +88,8 @@ static const struct word *word_inside(const char *line, const char **at)
     return NULL;
 }
 
+enum { LINE_LONG = 160 };
+
 /* How much of it may be shown. What an unknown command was asked with would be owner ids, or a
  * password; where in a script it happened is nobody's business. */
 static size_t words_shown(const char *line)
@@ -98,6 +100,9 @@ static size_t words_shown(const char *line)
         const char *end = strstr(line, ends[i]);
         if (end != NULL && (size_t)(end - line) < length) length = (size_t)(end - line);
     }
+    /* "DENIED Redis is running in protected mode ...": a sentence says it, a page follows. */
+    const char *sentence = length > LINE_LONG ? strstr(line, ". ") : NULL;
+    if (sentence != NULL && (size_t)(sentence - line) < length) length = (size_t)(sentence - line);
     return length;
 }
 
@@ -125,7 +130,7 @@ enum belay__meaning belay__words_read(const char *line, struct belay__failure *f
     }
     belay__failure_set(failure, word->status, word->cause, "%.*s%s", length, at,
                        word->status == BELAY_CONFIG
-                           ? " (it is a node of a cluster: use type \"cluster\")"
+                           ? " (it is a node of a cluster; this type is for one server)"
                            : "");
     belay__words_clean(failure->text);
     return word->meaning;
