@@ -53,9 +53,8 @@ struct key {
 /* An acquire that came in. */
 struct owner {
     char id[BELAY_OWNER_LENGTH + 1];
-    int64_t connection;
-    bool open; /* no true answer has left yet */
-    bool lied; /* a false one may have: the client can't know */
+    uint64_t open; /* where no true answer has left yet: a bit for each connection's id */
+    bool lied;     /* a false one may have: the client can't know */
     bool deleted;
     bool broken; /* the program deleted it as another's */
 };
@@ -105,13 +104,18 @@ static inline void connection_close(struct model *model, struct connection *conn
     if (model->current == connection) model->current = NULL;
 }
 
+/* Ids that are 64 apart share one; then a lie there excuses more than it should. */
+static inline uint64_t connection_bit(const struct connection *connection)
+{
+    return UINT64_C(1) << (connection->id & 63);
+}
+
 /* From now on nothing that was or will be said there can be relied on. */
 static inline void connection_taint(struct model *model, struct connection *connection)
 {
     connection->tainted = model->lied = true;
     for (size_t i = 0; i < model->owner_count; i++)
-        if (model->owners[i].connection == connection->id && model->owners[i].open)
-            model->owners[i].lied = true;
+        if (model->owners[i].open & connection_bit(connection)) model->owners[i].lied = true;
 }
 
 static inline void connection_send(struct model *model, struct connection *connection,
@@ -223,8 +227,7 @@ static inline void owner_acquires(struct model *model, const struct connection *
         memcpy(owner->id, id->at, id->length);
     }
     if (owner == NULL) return;
-    owner->connection = connection->id;
-    owner->open = true;
+    owner->open |= connection_bit(connection);
     if (connection->tainted || (connection->late && model->lied)) owner->lied = true;
 }
 
@@ -234,8 +237,7 @@ static inline void owner_asked(struct model *model, const struct connection *con
 {
     struct owner *owner = owner_find(model, id);
     if (owner == NULL) return;
-    owner->connection = connection->id;
-    owner->open = true;
+    owner->open |= connection_bit(connection);
     if (connection->tainted) owner->lied = true;
 }
 
@@ -433,7 +435,7 @@ static inline void answer_truly(struct model *model, struct connection *connecti
     /* It is taken for the answer to what was dropped before. */
     if (connection->dropped > 0) connection_taint(model, connection);
     for (size_t i = 0; i < model->owner_count && !connection->tainted && !noscript; i++)
-        if (model->owners[i].connection == connection->id) model->owners[i].open = false;
+        model->owners[i].open &= ~connection_bit(connection);
     connection_send(model, connection, model->reply, model->reply_length);
 }
 
