@@ -248,6 +248,10 @@ static void replicated(struct belay__attempt *attempt, const struct belay__reply
 {
     struct belay__server *server = attempt->server;
     attempt->wait = 0;
+    if (!attempt->answered) { /* what they have is not ours */
+        nonsense(attempt);
+        return;
+    }
     if (reply->type == BELAY__REPLY_INTEGER && reply->integer >= (int64_t)server->replicas) {
         grant(attempt);
         return;

@@ -8,7 +8,7 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
-enum { READ_SIZE = 16 << 10 };
+enum { READ_SIZE = 16 << 10, READS_MOST = 8 };
 
 /* ------------------------------------------------------------------ the end */
 
@@ -131,9 +131,12 @@ static void flush_tls(struct belay__link *link)
             int64_t now = belay_env_now(link->env);
             count =
                 belay__tls_write(link->tls, link->out + link->out_at, link->out_end - link->out_at);
-            if (count == 0) break;
-            belay__link_took(link, count,
-                             now); /* encrypted is as good as sent: it can't be taken out again */
+            if (count == 0) { /* memory: it can't go on */
+                belay__link_tls_failed(link);
+                return;
+            }
+            /* Encrypted is as good as sent: it can't be taken out again. */
+            belay__link_took(link, count, now);
         } else {
             want(link, EPOLLIN);
             return;
@@ -297,7 +300,10 @@ void belay__link_events(belay_watch *watch, uint32_t events)
         if (events & (EPOLLOUT | EPOLLERR | EPOLLHUP)) belay__link_connected(link);
     } else {
         if (events & (EPOLLIN | EPOLLERR | EPOLLHUP | EPOLLRDHUP))
-            while (read_some(link) && link->state != BELAY__LINK_ENDED && !link->closed) {}
+            /* Not for ever: whoever floods us must not hold up timers and other clients' answers.
+             * What is left makes the descriptor readable again. */
+            for (int reads = 0; reads < READS_MOST && read_some(link); reads++)
+                if (link->state == BELAY__LINK_ENDED || link->closed) break;
         if ((events & EPOLLOUT) && link->state != BELAY__LINK_ENDED) belay__link_flush(link);
     }
     belay__link_leave(link);

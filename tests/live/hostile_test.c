@@ -335,6 +335,70 @@ static void a_cut_in_the_middle_of_an_answer_is_a_doubt(void **state)
     }
 }
 
+/* ------------------------------------------------------------------ 50: floods */
+
+/* Enough of a server for a waiter that is told of changes. */
+static bool tells(void *arg, struct peer_connection *connection, int argc, char **argv)
+{
+    const char *answer = NULL;
+    (void)arg;
+    if (strcmp(argv[0], "EVALSHA") == 0 && argc > 5)
+        answer = strcmp(argv[3], "belay:held") == 0 ? "*3\r\n:0\r\n:60000\r\n$6\r\nstring\r\n"
+                 : strcmp(argv[2], "2") == 0        ? "*3\r\n:1\r\n:7\r\n:0\r\n"
+                                                    : ":1\r\n";
+    else if (strncmp(argv[0], "EVAL", 4) == 0) answer = ":1\r\n";
+    else if (strcmp(argv[0], "PTTL") == 0) answer = ":60000\r\n";
+    else if (strcmp(argv[0], "SUBSCRIBE") == 0)
+        answer = "*3\r\n$9\r\nsubscribe\r\n$20\r\n__redis__:invalidate\r\n:1\r\n";
+    else if (argc > 1 && strcmp(argv[1], "TRACKING") == 0) answer = "+OK\r\n";
+    if (answer == NULL) return false;
+    peer_reply(connection, answer);
+    return true;
+}
+
+static atomic_bool flooding;
+
+static void *flood(void *arg)
+{
+    static const char told[] =
+        "*3\r\n$7\r\nmessage\r\n$20\r\n__redis__:invalidate\r\n*1\r\n$5\r\nother\r\n";
+    enum { TIMES = 16384 };
+    size_t length = sizeof told - 1;
+    char *bytes = malloc(TIMES * length);
+    for (size_t i = 0; bytes != NULL && i < TIMES; i++) memcpy(bytes + i * length, told, length);
+    while (bytes != NULL && atomic_load(&flooding) && peer_say(peer, 1, bytes, TIMES * length)) {}
+    free(bytes);
+    (void)arg;
+    return NULL;
+}
+
+/* Faster than it can be read: every read fills the buffer, and there is always more. */
+static void a_flood_of_invalidations_holds_nobody_up(void **state)
+{
+    (void)state;
+    const struct peer_options options = { .handle = tells };
+    peer = peer_start(&options);
+    client = client_open(at_peer(peer), "timeout = \"500ms\";", "close_timeout = \"200ms\";");
+    struct caller waiter = { 0 };
+    caller_acquire(&waiter, client, "held", LONG_MS, 3000);
+    assert_true(requests_await(peer_requests(peer), 1, "SUBSCRIBE *", 1, UNTIL_MS));
+    pthread_t thread;
+    atomic_store(&flooding, true);
+    assert_int_equal(pthread_create(&thread, NULL, flood, NULL), 0);
+    int64_t start = clock_ms(), longest = 0;
+    while (clock_ms() - start < 1500) {
+        int64_t before = clock_ms();
+        (void)take(client, "free", LONG_MS, BELAY_TRY, NULL, NULL);
+        if (clock_ms() - before > longest) longest = clock_ms() - before;
+    }
+    assert_status(caller_end(&waiter), BELAY_HELD);
+    atomic_store(&flooding, false);
+    peer_cut(peer, PEER_ALL, true);
+    pthread_join(thread, NULL);
+    assert_true(longest < 1500 * until_slow());
+    assert_true(waiter.took_ms < 5000 * until_slow());
+}
+
 #define IS(function) cmocka_unit_test_teardown(function, tidy)
 
 int main(int argc, char **argv)
@@ -350,6 +414,7 @@ int main(int argc, char **argv)
         IS(a_greeting_that_lies_is_survived),
         IS(a_word_that_nobody_asked_for_ends_the_connection),
         IS(a_cut_in_the_middle_of_an_answer_is_a_doubt),
+        IS(a_flood_of_invalidations_holds_nobody_up),
     };
     if (argc > 1) cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests(tests, NULL, NULL) == 0 ? 0 : 1;
