@@ -11,6 +11,7 @@
 enum {
     POLL_CAP_MS = 5000,
     JITTER_MS = 25,
+    TRIP_MOST_MS = 50,
     BACKOFF_FIRST_MS = 10,
     BACKOFF_LAST_MS = 250,
     PAUSE_LEAST_US = 300
@@ -295,6 +296,7 @@ static void granted(belay_request *request)
     belay_op *op = &request->op;
     int64_t now = belay__loop_now(&client->loop);
     int64_t trip = now - op->sent_ns;
+    if (trip > TRIP_MOST_MS * BELAY__MS) trip = TRIP_MOST_MS * BELAY__MS; /* a stall is none */
     client->rtt_ns += (trip - client->rtt_ns) / 8;
     if (request->end_with != BELAY_OK) {
         give_back(request, "");

@@ -10,7 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { KEY_ROOM = 128, SPARES = 256 };
+enum { KEY_ROOM = 128, SPARES = 256, DEBTS_MOST = 4096 };
 
 #define MS INT64_C(1000000)
 
@@ -165,6 +165,11 @@ void belay__attempt_go(struct belay__attempt *attempt)
     }
     if (link == NULL) {
         belay__server_want(server, lane, &attempt->errand);
+        return;
+    }
+    if (attempt->verb == BELAY_VERB_ACQUIRE && server->debt_count >= DEBTS_MOST) {
+        belay__attempt_fail(attempt, BELAY_UNAVAILABLE, BELAY_CAUSE_BUSY,
+                            "too many earlier attempts are still being given back");
         return;
     }
     if (attempt->verb == BELAY_VERB_ACQUIRE && !belay_links_empty(&server->debts)) {

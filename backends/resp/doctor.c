@@ -155,7 +155,8 @@ static void find_latency(struct doctor *d)
             d->trips_ns[k - 1] = trip;
         }
     if (d->pings == 0) return;
-    double ms = (double)d->trips_ns[d->pings / 2] / 1e6;
+    unsigned middle = d->pings / 2;
+    double ms = (double)d->trips_ns[middle] / 1e6;
     double most = (double)belay_env_timeout_ns(d->server->env) / 1e6;
     bool slow = ms > most / 5;
     find(d, slow ? BELAY_WARNING : BELAY_FINE, "latency",

@@ -18,14 +18,16 @@ enum {
     MARGIN_MS = 100,
     CUTS_MOST = 10,
     NAME_MOST = 8,
-    DEBTS_MOST = 1 << 16
+    GONE_MS = 3600000
 };
 
 static void pay(struct belay__attempt *debt, struct belay__link *link);
 
 static void errand_go(struct belay__errand *errand, struct belay__link *link)
 {
-    pay(belay_container_of(errand, struct belay__attempt, errand), link);
+    struct belay__attempt *debt = belay_container_of(errand, struct belay__attempt, errand);
+    belay_timer_disarm(debt->server->env, &debt->timer);
+    pay(debt, link);
 }
 
 /* Who waited behind it tries again: it is settled, or stands nowhere and can go ahead of them. */
@@ -44,12 +46,13 @@ static void let_go(belay_link *parked)
 }
 
 /* Past its TTL there is nothing to delete any more: the attempt is over, or can't be ended. One
- * whose connection can be killed may come back to life with it (a server that was stopped), and is
- * not given up. */
+ * whose connection can be killed may come back to life with it (a server that was stopped): it is
+ * given up when that is gone for good. */
 static bool is_over(const struct belay__attempt *debt)
 {
     bool killable = debt->client_id > 0 && debt->run_id[0] != '\0' && debt->cuts < CUTS_MOST;
-    return (debt->final || !killable) && belay_env_now(debt->server->env) >= debt->until_ns;
+    int64_t past = belay_env_now(debt->server->env) - debt->until_ns;
+    return past >= (debt->final || !killable ? 0 : GONE_MS * MS);
 }
 
 static void done(struct belay__attempt *debt)
@@ -88,8 +91,15 @@ static enum belay__lane_id lane_of(const struct belay__attempt *debt)
 static void settle_soon(struct belay__attempt *debt)
 {
     struct belay__link *link = debt->link;
-    if (link != NULL && link->state == BELAY__LINK_READY) pay(debt, link);
-    else belay__server_want(debt->server, lane_of(debt), &debt->errand);
+    if (link != NULL && link->state == BELAY__LINK_READY) {
+        pay(debt, link);
+        return;
+    }
+    bool killable = debt->client_id > 0 && !debt->final;
+    belay__server_unwant(&debt->errand);
+    belay__server_want(debt->server, lane_of(debt), &debt->errand);
+    belay_timer_arm(debt->server->env, &debt->timer,
+                    debt->until_ns + (killable ? GONE_MS * MS : 0));
 }
 
 static void timer_due(belay_timer *timer)
@@ -101,8 +111,10 @@ static void timer_due(belay_timer *timer)
 
 static void errand_refused(struct belay__errand *errand, const struct belay__failure *why)
 {
+    struct belay__attempt *debt = belay_container_of(errand, struct belay__attempt, errand);
     (void)why;
-    again(belay_container_of(errand, struct belay__attempt, errand));
+    if (debt->cuts < CUTS_MOST) debt->cuts++;
+    again(debt);
 }
 
 /* Is it sure that killing the old connection ends what it carried? */
@@ -263,7 +275,7 @@ struct belay__attempt *belay__giveback_before(struct belay__server *server, bela
         if (debt->link != link || debt->giveback == 0) return debt;
     }
     /* Attempts that all become debts: no more of them until these are settled. */
-    return count >= NAME_MOST || server->debt_count >= DEBTS_MOST ? first : NULL;
+    return count >= NAME_MOST ? first : NULL;
 }
 
 bool belay__giveback_owes(const struct belay__server *server)
