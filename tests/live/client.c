@@ -108,7 +108,8 @@ belay *client_try_open(const char *at, const char *more, const char *top,
     if (given != NULL) options = *given;
     if (options.on_log == NULL) options.on_log = log_add;
     if (options.log_level == BELAY_LOG_DEFAULT) options.log_level = BELAY_LOG_DEBUG;
-    if (belay_open(&client, path, &options, &err) != BELAY_OK)
+    belay_status status = belay_open(&client, path, &options, &err);
+    if (status != BELAY_OK && status != BELAY_NOMEM) /* who refuses memory knows */
         fprintf(stderr, "cannot open %s %s: %s: %s\n", at, more, belay_status_name(err.status),
                 err.text);
     unlink(path);
