@@ -129,6 +129,12 @@ belay *client_open(const char *at, const char *more, const char *top)
     return client_open_with(at, more, top, NULL);
 }
 
+void client_ready(belay *client)
+{
+    belay_info info = { .size = sizeof info };
+    assert_true(until(belay_inspect(client, "ready", &info, NULL) == BELAY_OK));
+}
+
 /* ------------------------------------------------------------------ locks */
 
 belay_status take(belay *client, const char *name, uint32_t ttl_ms, int64_t wait_ms,

@@ -43,6 +43,10 @@ belay *client_open_with(const char *at, const char *more, const char *top,
 belay *client_try_open(const char *at, const char *more, const char *top,
                        const belay_open_options *options);
 
+/* Waits until it is connected, by a question that takes no lock: short timeouts then measure what
+ * the test is about. */
+void client_ready(belay *client);
+
 /* What all clients have logged since the last log_clear; any thread. */
 bool log_has(const char *text);
 int log_count(const char *text);

@@ -146,6 +146,7 @@ static void every_attempt_has_an_owner_id_of_its_own(void **state)
     (void)state;
     relay_begin();
     client = client_open(at_relay(relay), "timeout = \"60ms\"; tracking = false;", PLAIN);
+    client_ready(client);
     server_command(&server, NULL, "SET belay:job other PX 300");
     must_release(must_take(client, "job", LONG_MS, 10000));
     static const enum relay_trap traps[] = { RELAY_DROP_REPLY, RELAY_CUT_AFTER, RELAY_CUT_BEFORE,
@@ -172,6 +173,7 @@ static void a_compare_and_delete_follows_on_the_same_socket(void **state)
     (void)state;
     PEER_BEGIN({ .act = PEER_UNTIL, .text = "SET belay:job *" }, { .act = PEER_SILENT });
     client = client_open(at_peer(peer), "timeout = \"100ms\";", PLAIN);
+    client_ready(client);
     try_in_doubt("job");
     assert_true(await(0, "EVAL *", 1));
     const struct request *set = set_of(0, "belay:job", 0);
@@ -189,6 +191,7 @@ static void a_cancelled_attempt_is_given_back(void **state)
     (void)state;
     PEER_BEGIN({ .act = PEER_UNTIL, .text = "SET belay:job *" }, { .act = PEER_SILENT });
     client = client_open(at_peer(peer), "timeout = \"10s\";", PLAIN);
+    client_ready(client);
     caller.options.cancel = belay_cancel_new();
     caller_acquire(&caller, client, "job", LONG_MS, BELAY_TRY);
     assert_true(await(0, "SET *", 1));
@@ -207,6 +210,7 @@ static void an_abandoned_attempt_is_never_sent_again(void **state)
     PEER_BEGIN({ .act = PEER_UNTIL, .text = "EVALSHA *" }, { .act = PEER_WAIT },
                { .act = PEER_SEND, .text = "-NOSCRIPT No matching script.\r\n:0\r\n" });
     client = client_open(at_peer(peer), "timeout = \"100ms\";", NULL);
+    client_ready(client);
     try_in_doubt("job");
     assert_true(await(0, "EVAL *", 1));
     const char *owner = requests_nth(heard(), 0, "EVALSHA *", 0)->argv[5];
@@ -254,6 +258,7 @@ static void what_was_not_sent_is_taken_out(void **state)
     peer = peer_start(&options);
     peer_script(peer, 0, steps, sizeof steps / sizeof steps[0]);
     client = client_open(at_peer(peer), "timeout = \"300ms\";", PLAIN);
+    client_ready(client);
     caller_acquire(&first, client, "first", LONG_MS, BELAY_TRY);
     assert_true(await(0, "SET belay:first *", 1));
     belay_options lease = BELAY_OPTIONS_INIT;
@@ -293,6 +298,7 @@ static void a_stalled_socket_drains_beside_its_replacement(void **state)
     for (int requests_too = 0; requests_too < 2; requests_too++) {
         relay_begin();
         client = client_open(at_relay(relay), "timeout = \"400ms\";", PLAIN);
+        client_ready(client);
         relay_trap(relay, requests_too ? RELAY_HOLD_REQUEST : RELAY_HOLD_REPLY, "SET");
         try_in_doubt("one");
         belay_lock *two = must_take(client, "two", LONG_MS, 5000);
@@ -316,6 +322,7 @@ static void a_late_answer_finds_its_request(void **state)
     (void)state;
     relay_begin();
     client = client_open(at_relay(relay), "timeout = \"40ms\";", NULL);
+    client_ready(client);
     for (int i = 0; i < 10; i++)
         server_command(&server, NULL, "SET belay:n%d %032d PX 3600000", i, i);
     for (int round = 0; round < 150; round++) {
@@ -347,6 +354,7 @@ static void a_broken_connection_is_killed_there_before_the_delete(void **state)
                { .act = PEER_EXPECT_IS, .text = "EVAL *" }, { .act = PEER_RESET });
     words.eval = ":0\r\n"; /* "not there": final, for the old connection is dead */
     client = client_open(at_peer(peer), "timeout = \"100ms\";", PLAIN);
+    client_ready(client);
     try_in_doubt("job");
     (void)belay_release(must_take(client, "job", LONG_MS, 5000), NULL); /* "not there" as well */
     const char *owner = set_of(0, "belay:job", 0)->argv[2];
@@ -367,6 +375,7 @@ static void a_connection_cut_after_the_request_is_settled_the_same_way(void **st
     (void)state;
     relay_begin();
     client = client_open(at_relay(relay), "timeout = \"2s\";", PLAIN);
+    client_ready(client);
     relay_trap(relay, RELAY_CUT_AFTER, "SET");
     try_in_doubt("job");
     assert_true(until(server_lock_keys(&server, "belay:") == 0));
@@ -381,6 +390,7 @@ static void a_request_that_the_cut_outran_can_not_execute_later(void **state)
     (void)state;
     /* The server's side of the old connection lives on with a SET in its buffer: frozen. */
     client = client_open(at_server(&server), "timeout = \"100ms\";", PLAIN);
+    client_ready(client);
     must_release(must_take(client, "warm", LONG_MS, 1000));
     for (int i = 0; i < 20; i++) {
         server_freeze(&server);
@@ -417,6 +427,7 @@ static void another_server_is_asked_until_the_ttl_has_run_out(void **state)
     words.eval = ":0\r\n";
     words.other_run_id = true;
     client = client_open(at_peer(peer), "timeout = \"100ms\";", PLAIN "close_timeout = \"20s\";");
+    client_ready(client);
     giveback_repeats(700);
     assert_int_equal(requests_count(heard(), REQUESTS_ANY, "CLIENT KILL *"), 0);
 }
@@ -428,6 +439,7 @@ static void a_kill_that_is_refused_is_not_relied_upon(void **state)
     words.eval = ":0\r\n";
     words.kill = "-NOPERM this user has no permissions to run the 'client|kill' command\r\n";
     client = client_open(at_peer(peer), "timeout = \"100ms\";", PLAIN "close_timeout = \"20s\";");
+    client_ready(client);
     giveback_repeats(700);
     assert_true(requests_count(heard(), REQUESTS_ANY, "CLIENT KILL *") > 0);
 }
@@ -439,6 +451,7 @@ static void deleted_is_final_everywhere(void **state)
     words.eval = ":1\r\n";
     words.other_run_id = true;
     client = client_open(at_peer(peer), "timeout = \"100ms\";", PLAIN);
+    client_ready(client);
     try_in_doubt("job");
     must_release(must_take(client, "job", LONG_MS, 5000)); /* not after a minute */
     char deletes[BELAY_OWNER_LENGTH + 16];
@@ -452,6 +465,7 @@ static void a_delete_that_was_cut_off_is_sent_again(void **state)
     (void)state;
     relay_begin();
     client = client_open(at_relay(relay), "timeout = \"300ms\";", PLAIN);
+    client_ready(client);
     for (int i = 0; i < 2; i++) {
         relay_trap(relay, RELAY_CUT_AFTER, "SET");
         try_in_doubt("job");
@@ -470,6 +484,7 @@ static void a_new_attempt_for_the_name_waits_behind_the_debt(void **state)
     PEER_BEGIN({ .act = PEER_UNTIL, .text = "SET belay:job *" }, { .act = PEER_SILENT });
     words.eval = ":0\r\n";
     client = client_open(at_peer(peer), "timeout = \"200ms\";", PLAIN);
+    client_ready(client);
     try_in_doubt("job");
     caller_acquire(&caller, client, "job", LONG_MS, 10000);
     belay_lock *other = must_take(client, "other", LONG_MS, 5000); /* is not held up */
@@ -492,6 +507,7 @@ static void a_new_attempt_on_the_same_connection_goes_right_behind(void **state)
     PEER_BEGIN({ .act = PEER_UNTIL, .text = "SET belay:job *" }, { .act = PEER_WAIT },
                { .act = PEER_SEND, .text = "+OK\r\n:1\r\n" });
     client = client_open(at_peer(peer), "timeout = \"5s\";", PLAIN);
+    client_ready(client);
     struct caller first = { 0 };
     first.options.cancel = belay_cancel_new();
     caller_acquire(&first, client, "job", LONG_MS, BELAY_TRY);
@@ -519,6 +535,7 @@ static void a_stream_that_cannot_be_trusted_is_never_used_again(void **state)
     PEER_BEGIN({ .act = PEER_UNTIL, .text = "SET belay:job *" },
                { .act = PEER_SEND, .text = "+OK\r\n+OK\r\n" }, { .act = PEER_SILENT });
     client = client_open(at_peer(peer), "timeout = \"1s\";", PLAIN);
+    client_ready(client);
     belay_error err = BELAY_ERROR_INIT;
     belay_lock *lock = NULL;
     (void)take(client, "job", LONG_MS, BELAY_TRY, &lock, &err);
@@ -542,6 +559,7 @@ static void closing_pays_its_debts(void **state)
     (void)state;
     relay_begin();
     client = client_open(at_relay(relay), "timeout = \"200ms\";", PLAIN "close_timeout = \"10s\";");
+    client_ready(client);
     must_release(must_take(client, "warm", LONG_MS, 1000));
     relay_trap(relay, RELAY_HOLD_REQUEST, "SET");
     try_in_doubt("job");
@@ -560,6 +578,7 @@ static void closing_releases_what_is_held_and_ends_in_time(void **state)
     belay_lock *lock;
     (void)state;
     client = client_open(at_server(&server), "timeout = \"200ms\";", "close_timeout = \"300ms\";");
+    client_ready(client);
     lock = must_take(client, "job", LONG_MS, 1000);
     belay_close(client);
     client = NULL;
@@ -567,6 +586,7 @@ static void closing_releases_what_is_held_and_ends_in_time(void **state)
     assert_status(belay_release(lock, NULL), BELAY_CLOSED);
 
     client = client_open(at_server(&server), "timeout = \"200ms\";", "close_timeout = \"300ms\";");
+    client_ready(client);
     lock = must_take(client, "job", LONG_MS, 1000);
     server_freeze(&server);
     int64_t start = until_now_ms();

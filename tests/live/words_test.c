@@ -66,6 +66,7 @@ static void peer_begin(const char *more)
     assert_non_null(peer);
     say("", 0);
     client = client_open(at_peer(peer), more, PLAIN);
+    client_ready(client);
 }
 
 /* Each with what must be in the error's text. */
