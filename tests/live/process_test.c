@@ -63,6 +63,81 @@ static int run_child(int (*child)(void *arg), void *arg)
     return WIFSIGNALED(status) ? 200 + WTERMSIG(status) : WEXITSTATUS(status);
 }
 
+/* ------------------------------------------------------------------ 8, 9: a holder that is stopped
+ */
+
+#define BRIEF_MS 800
+
+static atomic_int told;
+
+static void on_lost(void *arg, belay_lock *lock, const belay_error *why)
+{
+    (void)arg;
+    (void)lock;
+    if (why->status == BELAY_LOST) atomic_fetch_add(&told, 1);
+}
+
+/* Takes two locks, one of them kept; says so; is stopped, and looks at them when it goes on. */
+static int child_is_stopped(void *arg)
+{
+    int to_parent = *(int *)arg;
+    belay_options options = BELAY_OPTIONS_INIT;
+    belay_lock *kept = NULL, *plain = NULL;
+    belay *own = client_try_open(at_server(&server), NULL, NULL, NULL);
+    if (own == NULL) return 1;
+    options.ttl_ms = BRIEF_MS;
+    options.wait_ms = 5000;
+    options.on_lost = on_lost;
+    if (belay_acquire(own, "kept", &options, &kept, NULL) != BELAY_OK) return 2;
+    if (take(own, "plain", BRIEF_MS, 5000, &plain, NULL) != BELAY_OK) return 3;
+    if (write(to_parent, "x", 1) != 1) return 4;
+    /* Nothing but time tells that it was stopped: a step of half a TTL is one. */
+    int64_t before = clock_ms(), now;
+    while ((now = clock_ms()) - before < BRIEF_MS) before = now;
+    if (belay_lock_valid(kept, 0) || belay_lock_valid(plain, 0)) return 5;
+    if (belay_lock_remaining_ms(plain) != 0) return 6;
+    if (belay_extend(plain, LONG_MS, NULL) != BELAY_LOST) return 7;
+    if (belay_extend(kept, LONG_MS, NULL) != BELAY_LOST) return 8;
+    if (!until_within(2000 * until_slow(), atomic_load(&told) == 1)) return 9;
+    if (belay_release(kept, NULL) != BELAY_LOST) return 10;
+    if (belay_release(plain, NULL) != BELAY_LOST) return 11;
+    belay_close(own);
+    return atomic_load(&told) == 1 ? 0 : 12;
+}
+
+static void a_stopped_holder_knows_that_it_lost(void **state)
+{
+    int pipes[2], status = 0;
+    char byte, owner[64];
+    (void)state;
+    assert_int_equal(pipe(pipes), 0);
+    fflush(NULL);
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        alarm(60);
+        _exit(child_is_stopped(&pipes[1]));
+    }
+    assert_int_equal(read(pipes[0], &byte, 1), 1);
+    kill(pid, SIGSTOP);
+    client = client_open(at_server(&server), NULL, NULL);
+    int64_t start = clock_ms();
+    belay_lock *kept = must_take(client, "kept", LONG_MS, 20000); /* not before the TTL is over */
+    belay_lock *plain = must_take(client, "plain", LONG_MS, 20000);
+    assert_false(until_within(BRIEF_MS * 2 - (clock_ms() - start), false));
+    kill(pid, SIGCONT);
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR) continue;
+    close(pipes[0]);
+    close(pipes[1]);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 0);
+    /* The late releases of the one who was stopped touched nothing. */
+    assert_string_equal(server_string(&server, owner, sizeof owner, "GET belay:kept"),
+                        belay_lock_owner(kept));
+    must_release(kept);
+    must_release(plain);
+}
+
 /* ------------------------------------------------------------------ 45: fork */
 
 static bool list_none(void *arg, const belay_info *info)
@@ -296,6 +371,7 @@ static void a_peer_that_resets_kills_nobody(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
+        IS(a_stopped_holder_knows_that_it_lost),
         IS(a_forked_child_says_nothing_and_releases_nothing),
         IS(a_fork_beside_a_call_harms_neither),
         IS(no_descriptor_leaks_through_exec),
