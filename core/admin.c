@@ -152,9 +152,10 @@ belay_status belay_break(belay *client, const char *name, const belay_info *seen
     if (name == NULL || seen == NULL)
         return belay_error_set(err, BELAY_INVALID, NULL, "%s is NULL",
                                name == NULL ? "name" : "seen");
-    if (!seen->held || seen->owner[0] == '\0')
+    if (!seen->held) return belay_error_set(err, BELAY_INVALID, NULL, "`seen` shows no holder");
+    if (seen->owner[0] == '\0')
         return belay_error_set(err, BELAY_INVALID, NULL,
-                               "`seen` shows no holder that could be broken");
+                               "what holds it shows no owner id: its format is not belay's");
     char key[KEY_ROOM];
     belay_request request;
     belay_status status = begin(client, name, key, sizeof key, &request, BELAY_VERB_BREAK, err);

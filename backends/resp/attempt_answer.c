@@ -207,6 +207,7 @@ static void inspected(struct belay__attempt *attempt, const struct belay__reply 
     attempt->main = 0;
     if (reply->type == BELAY__REPLY_ERROR && strncmp(reply->text, "WRONGTYPE", 9) == 0) {
         info->held = true;
+        snprintf(info->label, sizeof info->label, "%s", BELAY__FOREIGN);
     } else if (reply->type == BELAY__REPLY_ERROR) {
         belay__link_forget(attempt->link, attempt->wait);
         attempt->wait = 0;
@@ -215,6 +216,7 @@ static void inspected(struct belay__attempt *attempt, const struct belay__reply 
         info->held = true;
         if (reply->length < sizeof info->owner && strlen(reply->text) == reply->length)
             memcpy(info->owner, reply->text, reply->length + 1);
+        else snprintf(info->label, sizeof info->label, "%s", BELAY__FOREIGN);
     } else if (reply->type != BELAY__REPLY_NIL) {
         nonsense(attempt);
     }

@@ -171,6 +171,7 @@ static void key_heard(struct scan *scan, enum part part, const struct belay__rep
                             .remaining_ms = reply->integer,
                             .held_ms = -1 };
         snprintf(info.owner, sizeof info.owner, "%s", key->owner);
+        if (key->owner[0] == '\0') snprintf(info.label, sizeof info.label, "%s", BELAY__FOREIGN);
         snprintf(info.name, sizeof info.name, "%s", name);
         if (belay_op_emit(scan->op, &info) != BELAY_OK) {
             fail(scan, BELAY_NOMEM, BELAY_CAUSE_NONE, "out of memory");

@@ -27,6 +27,9 @@ struct belay__errand {
     void (*refused)(struct belay__errand *errand, const struct belay__failure *why);
 };
 
+/* What inspect and list say of a key whose holder is no owner id. */
+#define BELAY__FOREIGN "another format"
+
 enum belay__lane_id { BELAY__LANE_MAIN, BELAY__LANE_WAIT, BELAY__LANES };
 
 struct belay__lane {
