@@ -200,6 +200,26 @@ static void sleep_as(belay_request *request, belay_status status, int64_t now, i
     cancel_watch(request);
 }
 
+/* The outage has lasted too long, and it is the name's: whoever waited through all of it behind
+ * this one has the same answer now, not one `timeout` after the other. */
+static void give_up(belay_request *request, belay_status status, int64_t now)
+{
+    const belay_error why = request->error;
+    int64_t outage = (int64_t)request->client->config->outage_ms * BELAY__MS;
+    for (;;) {
+        belay_request *next = NULL;
+        if (request->queued && is_head(request) && !belay_links_empty(&request->fifo))
+            next = belay_container_of(request->fifo.next, belay_request, fifo);
+        bool waited = next != NULL && now - next->wait.since_ns >= outage;
+        finish(request, status); /* its memory may be its caller's */
+        if (!waited) return;
+        request = next;
+        request->status = status;
+        memcpy(request->error.node, why.node, sizeof why.node);
+        memcpy(request->error.text, why.text, sizeof why.text);
+    }
+}
+
 static void refused(belay_request *request, belay_status status)
 {
     belay *client = request->client;
@@ -234,7 +254,8 @@ static void refused(belay_request *request, belay_status status)
                        request->status == BELAY_HELD && request->op.canceled;
             if (cut) request->error.text[0] = '\0';
             else request->status = status;
-            finish(request, cut ? BELAY_HELD : status);
+            if (too_long && !cut) give_up(request, status, now);
+            else finish(request, cut ? BELAY_HELD : status);
             return;
         }
         uint32_t backoff = request->backoff_ms == 0 ? BACKOFF_FIRST_MS : request->backoff_ms * 2;

@@ -21,8 +21,9 @@ static void run_first(struct belay__loop *loop)
     loop->calling = true;
     loop->call_about = call->about;
     loop->call_thread = pthread_self();
+    void (*run)(struct belay__call *) = call->run;
     belay__loop_leave(loop);
-    call->run(call); /* it may free itself */
+    run(call); /* it may free itself */
     belay__loop_enter(loop);
     loop->calling = false;
     loop->call_about = NULL;

@@ -103,10 +103,11 @@ static bool send_some(struct belay__link *link, const void *bytes, size_t length
     *count = sent > 0 ? (size_t)sent : 0;
     if (sent >= 0) return (size_t)sent == length;
     if (errno == EAGAIN || errno == EWOULDBLOCK) return false;
-    /* What the server said before it closed is still to be read ("max number of clients"): the
-     * descriptor is readable, and its end is found there. */
+    /* What the server said before it closed is still to be read ("max number of clients"); then it
+     * ends, by what is found there or by the timer. */
     if (errno == EPIPE || errno == ECONNRESET) {
         link->mute = true;
+        belay_timer_arm(link->env, &link->timer, belay_env_now(link->env));
         return false;
     }
     lost(link, "sending", errno);

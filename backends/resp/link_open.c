@@ -167,6 +167,11 @@ static void timed_out(belay_timer *timer)
     belay__link_enter(link);
     if (link->state == BELAY__LINK_RESOLVING && link->resolving == NULL) {
         begin(link); /* see belay__link_open */
+    } else if (link->mute) {
+        /* What it said before has been read by now, if there was anything. */
+        belay__link_events(&link->watch, EPOLLIN);
+        belay__link_end(link, BELAY_UNAVAILABLE, BELAY_CAUSE_UNREACHABLE,
+                        "sending: the connection is closed");
     } else if (link->state == BELAY__LINK_CONNECTING) {
         belay__failure_set(&link->why, BELAY_UNAVAILABLE, BELAY_CAUSE_UNREACHABLE,
                            "connecting: no answer");
