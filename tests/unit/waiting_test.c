@@ -407,7 +407,7 @@ static void who_waited_through_an_outage_is_answered_with_the_head(void **state)
     struct answer answers[5];
     memset(answers, 0, sizeof answers);
     acquires((struct script_reply){
-        .how = SCRIPT_TIMER, .status = BELAY_UNAVAILABLE, .after_ms = 400, .times = 1000 });
+        .how = SCRIPT_TIMER, .status = BELAY_UNAVAILABLE, .after_ms = 90, .times = 1000 });
     for (int i = 0; i < 4; i++) start(client, &answers[i], BELAY_FOREVER, NULL);
     for (int i = 0; i < 60; i++) turn(client, 50);
     start(client, &answers[4], BELAY_FOREVER, NULL); /* it comes late, and is asked for once */
