@@ -131,6 +131,9 @@ static void *make_integer(const redisReadTask *task, long long value)
 
 static void *make_nil(const redisReadTask *task)
 {
+    /* "$-1", "*-1"; "_" is RESP3's. */
+    if (task->type != REDIS_REPLY_STRING && task->type != REDIS_REPLY_ARRAY)
+        return refuse(reader_of(task), "a reply of an unknown type");
     return node_new(reader_of(task), BELAY__REPLY_NIL) != NULL ? &made : NULL;
 }
 
