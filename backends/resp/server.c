@@ -97,7 +97,7 @@ static void link_ready(struct belay__link *link)
     struct belay__lane *lane = link->owner;
     struct belay__server *server = lane->server;
     lane->ready_ns = belay_env_now(server->env);
-    lane->why.text[0] = '\0';
+    lane->why = (struct belay__failure){ .status = BELAY_UNAVAILABLE };
     bool restarted = server->run_id[0] != '\0' && link->hello.run_id[0] != '\0' &&
                      strcmp(server->run_id, link->hello.run_id) != 0;
     if (link->hello.run_id[0] != '\0')
@@ -262,6 +262,7 @@ belay_status belay__server_init(struct belay__server *server)
     for (int i = 0; i < BELAY__LANES; i++) {
         struct belay__lane *lane = &server->lanes[i];
         lane->server = server;
+        lane->why.status = BELAY_UNAVAILABLE;
         belay_links_init(&lane->draining);
         belay_links_init(&lane->queue);
         belay_timer_init(&lane->again, again_due);
