@@ -4,23 +4,12 @@
 
 #include <string.h>
 
-static size_t decimal(uint64_t value, char out[21])
-{
-    char digits[20];
-    size_t count = 0, length = 0;
-    do digits[count++] = (char)('0' + value % 10);
-    while ((value /= 10) != 0);
-    while (count > 0) out[length++] = digits[--count];
-    out[length] = '\0';
-    return length;
-}
-
 uint64_t belay__attempt_ask_script(struct belay__attempt *attempt, struct belay__link *link,
                                    enum belay__script_id id, bool by_source, enum belay__part part)
 {
     const struct belay__script *script = &belay__scripts[id];
     char ttl[21];
-    size_t ttl_length = decimal(attempt->ttl_ms, ttl);
+    size_t ttl_length = belay__decimal(attempt->ttl_ms, ttl);
     const char *argv[] = { by_source ? "EVAL" : "EVALSHA",
                            by_source ? script->source : script->sha,
                            script->keys,
@@ -62,11 +51,11 @@ static uint64_t ask_acquire(struct belay__attempt *attempt, struct belay__link *
                          attempt->key_length,
                          server->fence_length,
                          BELAY_OWNER_LENGTH,
-                         decimal(attempt->ttl_ms, ttl),
-                         decimal(wish, proposal),
+                         belay__decimal(attempt->ttl_ms, ttl),
+                         belay__decimal(wish, proposal),
                          1,
-                         decimal(floor >> SEQ_BITS, floor_epoch),
-                         decimal(floor & ((UINT64_C(1) << SEQ_BITS) - 1), floor_seq) };
+                         belay__decimal(floor >> SEQ_BITS, floor_epoch),
+                         belay__decimal(floor & ((UINT64_C(1) << SEQ_BITS) - 1), floor_seq) };
     return belay__link_ask(link, belay__attempt_hear, attempt, BELAY__PART_MAIN, true, 11, argv,
                            lengths);
 }
@@ -75,8 +64,9 @@ static uint64_t ask_set(struct belay__attempt *attempt, struct belay__link *link
 {
     char ttl[21];
     const char *argv[] = { "SET", attempt->key, attempt->owner, "NX", "PX", ttl };
-    size_t lengths[] = { 3, attempt->key_length,          BELAY_OWNER_LENGTH, 2,
-                         2, decimal(attempt->ttl_ms, ttl) };
+    size_t lengths[] = {
+        3, attempt->key_length, BELAY_OWNER_LENGTH, 2, 2, belay__decimal(attempt->ttl_ms, ttl)
+    };
     return belay__link_ask(link, belay__attempt_hear, attempt, BELAY__PART_MAIN, true, 6, argv,
                            lengths);
 }
@@ -113,8 +103,8 @@ bool belay__attempt_ask_wait(struct belay__attempt *attempt)
     struct belay__server *server = attempt->server;
     char replicas[21], timeout[21];
     const char *argv[] = { "WAIT", replicas, timeout };
-    size_t lengths[] = { 4, decimal(server->replicas, replicas),
-                         decimal(server->replicas_timeout_ms, timeout) };
+    size_t lengths[] = { 4, belay__decimal(server->replicas, replicas),
+                         belay__decimal(server->replicas_timeout_ms, timeout) };
     attempt->wait = belay__link_ask(attempt->link, belay__attempt_hear, attempt, BELAY__PART_WAIT,
                                     false, 3, argv, lengths);
     return attempt->wait != 0;

@@ -132,14 +132,9 @@ static void pay(struct belay__attempt *debt, struct belay__link *link)
         strcmp(debt->run_id, link->hello.run_id) != 0)
         debt->client_id = 0;
     if (!same_socket && !debt->final && is_killable(debt, link)) {
-        char id[24];
+        char id[21];
         const char *argv[] = { "CLIENT", "KILL", "ID", id };
-        uint64_t number = (uint64_t)debt->client_id;
-        size_t at = sizeof id - 1;
-        id[at] = '\0';
-        do id[--at] = (char)('0' + number % 10);
-        while ((number /= 10) != 0);
-        argv[3] = id + at;
+        belay__decimal((uint64_t)debt->client_id, id);
         debt->link = link;
         debt->main = belay__link_ask(link, belay__attempt_hear, debt, BELAY__PART_KILL, false, 4,
                                      argv, NULL);

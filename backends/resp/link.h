@@ -123,6 +123,8 @@ void belay__link_close(struct belay__link *link, bool quiet);
 void belay__link_end(struct belay__link *link, belay_status status, belay_cause cause,
                      const char *format, ...) __attribute__((format(printf, 4, 5)));
 
+/* The number as a request's word; returns its length. */
+size_t belay__decimal(uint64_t value, char out[21]);
 /* Appends a request to a ready link; it leaves soon. Returns its sequence number; 0: no memory, or
  * too much waits already. */
 uint64_t belay__link_ask(struct belay__link *link, belay__hear_fn *hear, void *owner,

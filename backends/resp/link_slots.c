@@ -56,15 +56,22 @@ static bool out_grow(struct belay__link *link, size_t more)
     return true;
 }
 
+size_t belay__decimal(uint64_t value, char out[21])
+{
+    char digits[20];
+    size_t count = 0, length = 0;
+    do digits[count++] = (char)('0' + value % 10);
+    while ((value /= 10) != 0);
+    while (count > 0) out[length++] = digits[--count];
+    out[length] = '\0';
+    return length;
+}
+
 /* "$12\r\n": a count behind its mark. Returns where it ends. */
 static char *put_count(char *out, char mark, size_t value)
 {
-    char digits[20];
-    size_t count = 0;
     *out++ = mark;
-    do digits[count++] = (char)('0' + value % 10);
-    while ((value /= 10) != 0);
-    while (count > 0) *out++ = digits[--count];
+    out += belay__decimal(value, out); /* and a NUL, where the next byte goes */
     *out++ = '\r';
     *out++ = '\n';
     return out;

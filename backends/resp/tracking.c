@@ -331,13 +331,9 @@ static void enable(struct belay__tracking *tracking)
         broken(tracking); /* another server answers there now */
         return;
     }
-    char id[24];
-    uint64_t number = (uint64_t)ear->hello.client_id;
-    size_t at = sizeof id - 1;
-    id[at] = '\0';
-    do id[--at] = (char)('0' + number % 10);
-    while ((number /= 10) != 0);
-    const char *argv[] = { "CLIENT", "TRACKING", "ON", "REDIRECT", id + at, "NOLOOP" };
+    char id[21];
+    belay__decimal((uint64_t)ear->hello.client_id, id);
+    const char *argv[] = { "CLIENT", "TRACKING", "ON", "REDIRECT", id, "NOLOOP" };
     tracking->enabling =
         belay__link_ask(link, enabled, tracking, (uint32_t)link->serial, false, 6, argv, NULL) != 0;
     if (!tracking->enabling) broken(tracking);
