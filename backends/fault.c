@@ -51,7 +51,8 @@ static void lease_told(belay_grant *grant, belay_status status, belay_scope scop
 {
     struct lease *lease = grant->holder;
     if (status == BELAY_LOST) belay_grant_lost(&lease->base, why);
-    else belay_grant_changed(&lease->base, scope, deadline_ns);
+    else if (status == BELAY_UNCERTAIN) belay_grant_forgotten(&lease->base, why);
+    else belay_grant_changed(&lease->base, scope, deadline_ns, why);
 }
 
 static void lease_set(struct lease *lease, belay_grant *child)

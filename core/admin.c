@@ -167,6 +167,29 @@ belay_status belay_break(belay *client, const char *name, const belay_info *seen
     return belay__request_wait(&request, err);
 }
 
+belay_status belay_get_health(belay *client, belay_health *out, belay_error *err)
+{
+    if (out == NULL) return belay_error_set(err, BELAY_INVALID, NULL, "out is NULL");
+    belay_request request;
+    belay_status status = begin(client, NULL, NULL, 0, &request, BELAY_VERB_HEALTH, err);
+    if (status != BELAY_OK) return status;
+    belay_health health = {
+        .size = sizeof health, .scope = client->scope_max, .next_probe_ms = -1, .other_since_ms = -1
+    };
+    if (client->root->ops->health == NULL) {
+        belay__loop_leave(&client->loop);
+        (void)belay_error_set(err, BELAY_OK, NULL, NULL);
+    } else {
+        request.op.health = &health;
+        belay__request_begin_op(&request, belay__loop_now(&client->loop));
+        status = belay__request_wait(&request, err);
+    }
+    uint32_t size = out->size != 0 && out->size < sizeof health ? out->size : sizeof health;
+    memcpy(out, &health, size);
+    out->size = size;
+    return status;
+}
+
 /* ------------------------------------------------------------------ diagnose */
 
 enum { DIAGNOSE_MS = 2000 }; /* looking takes more questions than locking */

@@ -32,7 +32,7 @@ struct event_call {
     belay_event_fn *fn;
     void *arg;
     belay_event event;
-    char text[160];
+    char text[384];
     char name[];
 };
 
@@ -44,7 +44,7 @@ static void event_run(struct belay__call *call)
 }
 
 void belay__event(belay *client, belay_event_kind kind, const char *name, belay_scope scope,
-                  const char *text)
+                  int64_t since_ns, const char *text)
 {
     if (client->on_event == NULL) return;
     size_t length = strlen(name);
@@ -62,7 +62,10 @@ void belay__event(belay *client, belay_event_kind kind, const char *name, belay_
                                   .kind = kind,
                                   .name = event->name,
                                   .scope = scope,
-                                  .text = event->text };
+                                  .text = event->text,
+                                  .since_ms = -1 };
+    if (since_ns != 0)
+        event->event.since_ms = (belay__loop_now(&client->loop) - since_ns) / BELAY__MS;
     belay__call_queue(&client->loop, &event->call);
 }
 
@@ -246,6 +249,11 @@ belay_status belay_open(belay **out, const char *where, const belay_open_options
 const char *belay_where(const belay *client)
 {
     return client != NULL && client->where != NULL ? client->where : "";
+}
+
+belay_scope belay_reach(const belay *client)
+{
+    return client != NULL ? client->scope_max : BELAY_SCOPE_ANY;
 }
 
 uint32_t belay_ttl_ms(const belay *client)

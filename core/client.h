@@ -102,8 +102,9 @@ static inline bool belay__forked(const belay *client)
 void belay__backends_destroy(belay *client);
 /* Something ended: is that all that belay_close waits for? */
 void belay__close_check(belay *client);
+/* since_ns: when it began; 0: not known. */
 void belay__event(belay *client, belay_event_kind kind, const char *name, belay_scope scope,
-                  const char *text);
+                  int64_t since_ns, const char *text);
 
 /* ------------------------------------------------------------------ a lock */
 

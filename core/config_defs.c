@@ -316,11 +316,16 @@ belay_status belay__defs_link(struct belay__defs *defs)
 
 /* ------------------------------------------------------------------ handing over */
 
-static uint32_t def_timeout_ms(const struct belay__def *def)
+/* Its children are in the config already. */
+static uint32_t def_timeout_ms(const struct belay__def *def, const struct belay__config *config)
 {
     if (belay_settings_given(def->settings, "timeout"))
         return (uint32_t)belay_settings_duration_ms(def->settings, "timeout");
-    return def->ops->timeout_ms != 0 ? def->ops->timeout_ms : 500;
+    uint64_t sum = def->ops->timeout_ms;
+    if (!def->ops->timeout_of_children) return sum != 0 ? (uint32_t)sum : 500;
+    for (size_t i = 0; i < def->child_count; i++)
+        sum += config->backends[def->children[i]].timeout_ms;
+    return sum < UINT32_MAX ? (uint32_t)sum : UINT32_MAX;
 }
 
 static void def_order(struct belay__defs *defs, size_t i, struct belay__config *config)
@@ -338,7 +343,7 @@ static void def_order(struct belay__defs *defs, size_t i, struct belay__config *
     to->name = def->name;
     to->ops = def->ops;
     to->settings = def->settings;
-    to->timeout_ms = def_timeout_ms(def);
+    to->timeout_ms = def_timeout_ms(def, config);
     to->children = def->children;
     to->child_count = def->child_count;
     def->name = NULL;

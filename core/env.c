@@ -1,6 +1,7 @@
 /* env.c - a backend's world: what backend.h promises, handed on to the engine. */
 #include "core/client.h"
 
+#include <stdio.h>
 #include <unistd.h>
 
 int64_t belay_env_now(belay_env *env)
@@ -84,6 +85,17 @@ void belay_env_log(belay_env *env, belay_level level, const char *format, ...)
     va_start(args, format);
     belay__vlog(env->client, level, format, args);
     va_end(args);
+}
+
+void belay_env_event(belay_env *env, belay_event_kind kind, belay_scope scope, int64_t since_ns,
+                     const char *format, ...)
+{
+    char text[384];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    belay__event(env->client, kind, env->name, scope, since_ns, text);
 }
 
 const char *belay_env_strip(const belay_env *env, const char *key)

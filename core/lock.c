@@ -81,7 +81,7 @@ void belay__lock_lose(belay_lock *lock, bool definite, const char *why)
     belay__log(client, BELAY_LOG_WARN, "%s: lost: %s",
                belay__printable(belay__lock_name(lock), name, sizeof name), why);
     belay__event(client, BELAY_EVENT_LOCK_LOST, belay__lock_name(lock),
-                 (belay_scope)atomic_load(&lock->scope), why);
+                 (belay_scope)atomic_load(&lock->scope), belay__loop_now(&client->loop), why);
     if (lock->on_lost != NULL) {
         lock->lost_due = true;
         tell(lock);
@@ -89,13 +89,13 @@ void belay__lock_lose(belay_lock *lock, bool definite, const char *why)
     belay__acquire_released(client, lock->key, lock->key_length);
 }
 
-static void set_scope(belay_lock *lock, belay_scope scope)
+static void set_scope(belay_lock *lock, belay_scope scope, const char *why)
 {
     belay_scope before = (belay_scope)atomic_exchange(&lock->scope, (uint8_t)scope);
     if (before == scope || lock->lost || lock->freed) return;
     belay__event(lock->client,
                  scope < before ? BELAY_EVENT_LOCK_DEMOTED : BELAY_EVENT_LOCK_PROMOTED,
-                 belay__lock_name(lock), scope, belay_scope_name(scope));
+                 belay__lock_name(lock), scope, belay__loop_now(&lock->client->loop), why);
     if (scope < (belay_scope)lock->at_least) {
         belay__lock_lose(lock, false, "its scope fell below what its holder asked for");
     } else if (lock->on_scope != NULL) {
@@ -115,7 +115,7 @@ static void grant_told(belay_grant *grant, belay_status status, belay_scope scop
     }
     if (lock->lost) return;
     atomic_store_explicit(&lock->deadline_ns, deadline_ns, memory_order_release);
-    set_scope(lock, scope);
+    set_scope(lock, scope, why);
     if (!lock->lost) belay__keeper_arm(lock);
 }
 
@@ -169,7 +169,10 @@ void belay__lock_extended(belay_lock *lock, belay_op *op, belay_status status)
             atomic_store_explicit(&lock->deadline_ns, longer, memory_order_release);
         if (lock->kept) lock->next_ns = op->sent_ns + (int64_t)lock->every_ms * BELAY__MS;
         lock->backoff_ms = 0;
-        set_scope(lock, op->scope);
+        set_scope(lock, op->scope,
+                  op->scope < (belay_scope)atomic_load(&lock->scope)
+                      ? "an extension did not reach farther"
+                      : "an extension reached it again");
         if (!lock->lost) belay__keeper_arm(lock);
     }
 }

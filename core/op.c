@@ -41,6 +41,7 @@ void belay__op_begin(belay_op *op, int64_t now_ns)
     case BELAY_VERB_LIST: verb = ops->list; break;
     case BELAY_VERB_BREAK: verb = ops->break_lock; break;
     case BELAY_VERB_DIAGNOSE: verb = ops->diagnose; break;
+    case BELAY_VERB_HEALTH: verb = ops->health; break;
     }
     if (verb == NULL) {
         belay_op_fail(op, BELAY_UNSUPPORTED, BELAY_CAUSE_WRONG, op->backend->env->name,
@@ -101,6 +102,14 @@ void belay_op_cancel(belay_op *op)
                   op->backend->ops->type);
 }
 
+void belay_op_abandon(belay_op *op)
+{
+    belay_op_cancel(op);
+    belay__timer_disarm(op_loop(op), &op->timeout);
+    belay_unlink(&op->settled);
+    op->state = OP_DONE;
+}
+
 void belay_op_init_child(belay_op *child, const belay_op *parent)
 {
     *child = (belay_op){
@@ -116,6 +125,7 @@ void belay_op_init_child(belay_op *child, const belay_op *parent)
         .settle_by_ns = parent->settle_by_ns,
         .token_floor = parent->token_floor,
         .info = parent->info,
+        .health = parent->health,
         .error = parent->error,
         .sink = parent->sink,
     };
@@ -153,14 +163,20 @@ static void grant_tell(belay_grant *grant, belay_status status, belay_scope scop
     }
 }
 
-void belay_grant_changed(belay_grant *grant, belay_scope scope, int64_t deadline_ns)
+void belay_grant_changed(belay_grant *grant, belay_scope scope, int64_t deadline_ns,
+                         const char *why)
 {
-    grant_tell(grant, BELAY_OK, scope, deadline_ns, "");
+    grant_tell(grant, BELAY_OK, scope, deadline_ns, why);
 }
 
 void belay_grant_lost(belay_grant *grant, const char *why)
 {
     grant_tell(grant, BELAY_LOST, BELAY_SCOPE_ANY, 0, why);
+}
+
+void belay_grant_forgotten(belay_grant *grant, const char *why)
+{
+    grant_tell(grant, BELAY_UNCERTAIN, BELAY_SCOPE_ANY, 0, why);
 }
 
 void belay_grant_listen(belay_grant *grant, void *holder,

@@ -36,6 +36,21 @@ const char *belay_scope_name(belay_scope scope)
     return "unknown";
 }
 
+const char *belay_event_name(belay_event_kind kind)
+{
+    switch (kind) {
+    case BELAY_EVENT_LOCK_LOST: return "lock-lost";
+    case BELAY_EVENT_LOCK_DEMOTED: return "lock-demoted";
+    case BELAY_EVENT_LOCK_PROMOTED: return "lock-promoted";
+    case BELAY_EVENT_DEGRADED: return "degraded";
+    case BELAY_EVENT_RECOVERED: return "recovered";
+    case BELAY_EVENT_FAILOVER: return "failover";
+    case BELAY_EVENT_NODE_DOWN: return "node-down";
+    case BELAY_EVENT_NODE_BACK: return "node-back";
+    }
+    return "unknown";
+}
+
 const char *belay_version(void)
 {
     return BELAY_VERSION;

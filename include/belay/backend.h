@@ -151,6 +151,13 @@ BELAY_API void belay_env_mind(belay_env *env, bool busy);
 BELAY_API void belay_env_log(belay_env *env, belay_level level, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
+/* Tells the program of something that happened to this backend (DEGRADED and the kinds below it in
+ * belay.h), by `on_event`. `scope` is that of grants from now on; since_ns the moment when it began
+ * (0: not known); the text says why, in one line. */
+BELAY_API void belay_env_event(belay_env *env, belay_event_kind kind, belay_scope scope,
+                               int64_t since_ns, const char *format, ...)
+    __attribute__((format(printf, 5, 6)));
+
 /* A token proposal (SEMANTICS 4): the wall clock in ticks of 16 microseconds. */
 static inline uint64_t belay_env_proposal(belay_env *env)
 {
@@ -250,7 +257,8 @@ typedef enum belay_verb {
     BELAY_VERB_INSPECT,
     BELAY_VERB_LIST,
     BELAY_VERB_BREAK,
-    BELAY_VERB_DIAGNOSE
+    BELAY_VERB_DIAGNOSE,
+    BELAY_VERB_HEALTH
 } belay_verb;
 
 /* Why an op failed, for composites: only UNREACHABLE may degrade (SEMANTICS 11). */
@@ -259,7 +267,9 @@ typedef enum belay_cause {
     BELAY_CAUSE_UNREACHABLE, /* no connection, cut, no answer, loading: the place is gone */
     BELAY_CAUSE_BUSY,        /* reached, and cannot serve now: full, busy, too few replicas */
     BELAY_CAUSE_CUT_SHORT,   /* the caller's own deadline or cancel ended it */
-    BELAY_CAUSE_WRONG        /* refused, or not what we speak */
+    BELAY_CAUSE_WRONG,       /* refused, or not what we speak */
+    BELAY_CAUSE_FORGOTTEN /* LOST: the place was restarted or emptied since the lock was seen there
+                             last, and nobody needs to have taken it */
 } belay_cause;
 
 typedef struct belay_str {
@@ -282,8 +292,12 @@ struct belay_grant {
 };
 /* Told upward, at any time between settling OK and drop: the scope or the deadline changed; or it
  * is lost. */
-BELAY_API void belay_grant_changed(belay_grant *grant, belay_scope scope, int64_t deadline_ns);
+BELAY_API void belay_grant_changed(belay_grant *grant, belay_scope scope, int64_t deadline_ns,
+                                   const char *why);
 BELAY_API void belay_grant_lost(belay_grant *grant, const char *why);
+/* The place was restarted and has forgotten the lock, which nobody needs to have taken: the same as
+ * lost, but that a composite may take it there once more. `told` gets the status UNCERTAIN. */
+BELAY_API void belay_grant_forgotten(belay_grant *grant, const char *why);
 /* For who received a grant (a composite): from now on `told` hears of it, and at once of what it
  * missed. */
 BELAY_API void belay_grant_listen(belay_grant *grant, void *holder,
@@ -319,7 +333,8 @@ struct belay_op {
     belay_scope at_least; /* acquire: the smallest scope that will do */
     int64_t settle_by_ns; /* core calls cancel then */
     belay_wait *wait; /* acquire: NULL tries once; otherwise a refusal may leave a waiter behind */
-    uint64_t token_floor; /* acquire: the token must be larger */
+    uint64_t
+        token_floor; /* acquire: the token must be larger. extend: so must the place's later ones */
     /* In and out. */
     belay_grant *grant; /* out of acquire; into extend and release */
     /* Out. */
@@ -329,9 +344,10 @@ struct belay_op {
     belay_scope scope;   /* core fills the table's; a backend may say less */
     int64_t held_for_ns; /* HELD: how long the holder's TTL still runs; -1: not known */
     belay_cause cause;
-    belay_info *info;    /* INSPECT: fill it (core zeroed it and set name) */
-    bool unsure_release; /* RELEASE that settles LOST: an earlier try may have done it */
-    belay_error *error;  /* where belay_op_fail puts the text; may be NULL */
+    belay_info *info;     /* INSPECT: fill it (core zeroed it and set name) */
+    belay_health *health; /* HEALTH: fill it (core has filled in that all is well) */
+    bool unsure_release;  /* RELEASE that settles LOST: an earlier try may have done it */
+    belay_error *error;   /* where belay_op_fail puts the text; may be NULL */
     /* The backend's own, until it settles. */
     belay_link link;
     void *data;
@@ -373,6 +389,9 @@ BELAY_API void belay_op_start(belay_op *child, belay_backend *backend, belay_op 
                               void (*done)(belay_op *child, belay_status status));
 /* Cancels a started op that has not settled: it will, soon. */
 BELAY_API void belay_op_cancel(belay_op *op);
+
+/* For destroy alone: a started op whose memory goes. Its `done` is not called any more. */
+BELAY_API void belay_op_abandon(belay_op *op);
 
 /* Fills err (which may be NULL); returns status. `node` may be NULL. Any thread. */
 BELAY_API belay_status belay_error_set(belay_error *err, belay_status status, const char *node,
@@ -428,6 +447,9 @@ struct belay_backend_ops {
     belay_scope (*scope_of)(const belay_backend *backend);
     /* The default of `timeout`: how long one attempt may take. 0: 500. */
     uint32_t timeout_ms;
+    /* The default of `timeout` is what its children may take one after the other, and this on top:
+     * the sum of theirs and `timeout_ms`. */
+    bool timeout_of_children;
     /* A release and an acquire of one key that were started in this order take effect in it, also
      * before the first has settled (one pipelined connection, or verbs that settle before they
      * return). Where it is false, core tries again when the release was answered. */
@@ -446,7 +468,8 @@ struct belay_backend_ops {
     void (*acquire)(belay_backend *backend, belay_op *op);
     /* Required. Delete where the owner matches. OK; LOST: it was not there, or another's. */
     void (*release)(belay_backend *backend, belay_op *op);
-    /* Required. What remains becomes at least ttl, never less; never recreates. OK, LOST. */
+    /* Required. What remains becomes at least ttl, never less; never recreates. OK, LOST. Where
+     * op->token_floor is not 0, tokens of later grants of this place are larger. */
     void (*extend)(belay_backend *backend, belay_op *op);
     /* Settle it soon, and see to it that nothing is left behind. Core calls it when the op's time
      * is up or its caller gave up; once. NULL if every verb settles before it returns. */
@@ -468,6 +491,8 @@ struct belay_backend_ops {
     /* belay_op_find for each finding; then OK, also when what was found is bad. A composite speaks
      * of itself alone: its children are asked by core. */
     void (*diagnose)(belay_backend *backend, belay_op *op);
+    /* Fill op->health. NULL: all is well, always. */
+    void (*health)(belay_backend *backend, belay_op *op);
 };
 
 /* ------------------------------------------------------------------ the world */

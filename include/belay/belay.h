@@ -134,24 +134,30 @@ typedef enum belay_level {
     BELAY_LOG_DEBUG = 4
 } belay_level;
 
-/* What happened to the client or a lock of its. Pointers are valid until the callback returns. */
+/* What happened to the client or a lock of its. */
 typedef enum belay_event_kind {
-    BELAY_EVENT_LOCK_LOST = 1, /* name, text */
-    BELAY_EVENT_LOCK_DEMOTED = 2,
-    BELAY_EVENT_LOCK_PROMOTED = 3,
-    BELAY_EVENT_DEGRADED = 4,
-    BELAY_EVENT_RECOVERED = 5,
+    BELAY_EVENT_LOCK_LOST = 1,     /* a held lock is not ours any more */
+    BELAY_EVENT_LOCK_DEMOTED = 2,  /* ... is held in a smaller scope than before */
+    BELAY_EVENT_LOCK_PROMOTED = 3, /* ... in a larger one */
+    BELAY_EVENT_DEGRADED =
+        4, /* a fallback does without its primary; `scope`: of grants from now on */
+    BELAY_EVENT_RECOVERED = 5, /* its primary is back; `since_ms`: for how long it was away */
     BELAY_EVENT_FAILOVER = 6,
     BELAY_EVENT_NODE_DOWN = 7,
     BELAY_EVENT_NODE_BACK = 8
 } belay_event_kind;
 
+/* The name of an event's kind, as in "lock-lost". Static; never NULL. */
+BELAY_API const char *belay_event_name(belay_event_kind kind);
+
+/* Pointers are valid until the callback returns. */
 typedef struct belay_event {
     uint32_t size;
     belay_event_kind kind;
-    const char *name; /* the lock's name, or the backend's name in the config */
-    belay_scope scope;
-    const char *text;
+    const char *name;  /* the lock's name, or (DEGRADED and below) the backend's in the config */
+    belay_scope scope; /* now */
+    const char *text;  /* why, in one line */
+    int64_t since_ms;  /* how long ago what it tells of began; -1: not known */
 } belay_event;
 
 /* Callbacks run one at a time, with no lock of the library's held, on a thread of the client's own
@@ -203,6 +209,8 @@ BELAY_API void belay_close(belay *client);
  * backend's name and type, as "/etc/belay/belay.conf: main (sqlite)". Owned by the client; "" for
  * NULL. */
 BELAY_API const char *belay_where(const belay *client);
+/* The farthest scope that a lock of this client can have, when all is well; ANY for NULL. */
+BELAY_API belay_scope belay_reach(const belay *client);
 /* The config's `ttl`, which a zero in belay_options means. */
 BELAY_API uint32_t belay_ttl_ms(const belay *client);
 
@@ -222,7 +230,8 @@ typedef enum belay_keep {
  * still the caller's to release. `why->status` is BELAY_LOST, `why->text` says how. */
 typedef void belay_lost_fn(void *arg, belay_lock *lock, const belay_error *why);
 
-/* The lock's scope changed (a composite degraded or recovered). */
+/* The lock's scope changed: a fallback's primary is out of reach, or back again. The token stays.
+ */
 typedef void belay_scope_fn(void *arg, belay_lock *lock, belay_scope now);
 
 /* Zero in a field means the config's default; in `size`, sizeof(belay_options). */
@@ -350,6 +359,28 @@ typedef struct belay_finding {
 typedef void belay_finding_fn(void *arg, const belay_finding *finding);
 BELAY_API BELAY_CHECK belay_status belay_diagnose(belay *client, belay_finding_fn *each, void *arg,
                                                   belay_error *err);
+
+/* How well the client is: what a fallback knows of its primary. Of other backends: that nothing is
+ * degraded. */
+typedef struct belay_health {
+    uint32_t size;          /* sizeof(belay_health); 0 means the size of version 0.1 */
+    bool degraded;          /* the primary is done without, by this client's own evidence */
+    belay_scope scope;      /* of grants, now; ANY: there are none (policy = "closed") */
+    int64_t since_ms;       /* for how long it has been so; 0 when not degraded */
+    int64_t next_probe_ms;  /* until the primary is looked for again; -1: it is not looked for */
+    bool other;             /* another process of this host says that it is degraded */
+    int64_t other_pid;      /* that process; 0: not known */
+    int64_t other_since_ms; /* for how long; -1: not known */
+    char other_why[BELAY_LABEL_MAX + 1];
+    char backend[128]; /* the fallback's name in the config; "" where there is none */
+    char why[384];     /* what the primary failed with last, with its node; "" when not degraded */
+} belay_health;
+
+/* How is the client? What this client knows by its own attempts, which a client that has not tried
+ * yet does not (belay_ready tries); and what others of this host say, which needs a look at the
+ * secondary. OK, INVALID, FORKED, CLOSED, CANCELED. */
+BELAY_API BELAY_CHECK belay_status belay_get_health(belay *client, belay_health *out,
+                                                    belay_error *err);
 
 /* ------------------------------------------------------------------ without blocking */
 

@@ -231,7 +231,7 @@ static void a_release_that_waited_for_a_callback_has_its_whole_timeout_yet(void 
     options.keep = BELAY_KEEP_OFF;
     assert_int_equal(belay_acquire(client, "a", &options, &lock, NULL), BELAY_OK);
     belay__loop_enter(&client->loop);
-    belay_grant_changed(lock->grant, BELAY_SCOPE_ANY, lock->deadline_ns);
+    belay_grant_changed(lock->grant, BELAY_SCOPE_ANY, lock->deadline_ns, "");
     belay__loop_leave(&client->loop);
     assert_true(eventually(atomic_load(&lost.running) == 1));
     caller_release(&release, lock);

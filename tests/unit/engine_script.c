@@ -36,14 +36,14 @@ struct scripted {
 static struct {
     pthread_mutex_t mutex;
     pthread_cond_t opened;
-    struct script_reply replies[BELAY_VERB_DIAGNOSE + 1][REPLIES];
-    int reply_count[BELAY_VERB_DIAGNOSE + 1], reply_at[BELAY_VERB_DIAGNOSE + 1];
-    int reply_used[BELAY_VERB_DIAGNOSE + 1];
+    struct script_reply replies[BELAY_VERB_HEALTH + 1][REPLIES];
+    int reply_count[BELAY_VERB_HEALTH + 1], reply_at[BELAY_VERB_HEALTH + 1];
+    int reply_used[BELAY_VERB_HEALTH + 1];
     struct script_call calls[CALLS];
     int call_count;
     struct order orders[KEPT];
     int order_count;
-    int pending[BELAY_VERB_DIAGNOSE + 1];
+    int pending[BELAY_VERB_HEALTH + 1];
     int drops, unwaits, destroyed, grants, begun, forgotten;
     bool closed_gate, twice;
     struct scripted *object;
