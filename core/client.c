@@ -144,6 +144,7 @@ static belay_status log_create(belay *client, const belay_open_options *options)
     if (options->on_log == NULL) return BELAY_OK;
     struct belay__log *log = belay__alloc(client->loop.world, sizeof *log);
     if (log == NULL) return BELAY_NOMEM;
+    log->client = client;
     log->fn = options->on_log;
     log->arg = options->arg;
     log->loop = &client->loop;

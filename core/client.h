@@ -35,8 +35,18 @@ void belay__owner_make(struct belay__page *page, belay_world *world,
 
 /* ------------------------------------------------------------------ log.c */
 
+/* What an outage makes a client say of every lock it holds. */
+enum belay__log_kind {
+    BELAY__LOG_LOST,
+    BELAY__LOG_DEMOTED,
+    BELAY__LOG_PROMOTED,
+    BELAY__LOG_EXTENSION,
+    BELAY__LOG_KINDS
+};
+
 struct belay__log {
     struct belay__call call;
+    belay *client;
     belay_log_fn *fn;
     void *arg;
     struct belay__loop *loop;
@@ -46,11 +56,23 @@ struct belay__log {
         belay_level level;
         char text[244];
     } lines[32];
+    struct belay__log_window { /* of one kind: from its first line on */
+        int64_t since_ns;
+        uint32_t said, left_out;
+        belay_level level;
+    } windows[BELAY__LOG_KINDS];
+    belay_timer window_timer; /* armed while lines are being left out */
 };
 /* The monitor is held. */
 void belay__log(belay *client, belay_level level, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 void belay__vlog(belay *client, belay_level level, const char *format, va_list args);
+/* The same, but no more than five lines of a kind in ten seconds; how many were left out is said
+ * when the ten seconds are over, or the client is closed. */
+void belay__log_limited(belay *client, enum belay__log_kind kind, belay_level level,
+                        const char *format, ...) __attribute__((format(printf, 4, 5)));
+/* Says now what was left out so far: the client is being closed. NULL: it has no log. */
+void belay__log_finish(struct belay__log *log);
 /* A name fit for a line of text: control characters, quotes and bytes over 0x7e as \xNN. Returns
  * `out`. */
 const char *belay__printable(const char *name, char *out, size_t size);

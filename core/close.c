@@ -169,6 +169,7 @@ static void close_now(belay *client)
         sched_yield();
         belay__loop_enter(loop);
     }
+    belay__log_finish(client->log);
     belay__loop_leave(loop);
 
     belay__loop_stop(loop); /* the callbacks that are due run before it returns */

@@ -11,6 +11,23 @@ struct extension {
     belay_error error;
 };
 
+/* The first of a row is news; that it goes on failing is for who looks closely. */
+static void log_failed(const struct extension *extension, belay_status status, bool first)
+{
+    static const char format[] = "%s: an extension failed (%s: %s%s%s); it is tried again";
+    const belay_error *error = &extension->error;
+    belay *client = extension->lock->client;
+    const char *colon = error->node[0] != '\0' ? ": " : "";
+    char name[80];
+    belay__printable(belay__lock_name(extension->lock), name, sizeof name);
+    if (first)
+        belay__log_limited(client, BELAY__LOG_EXTENSION, BELAY_LOG_WARN, format, name,
+                           belay_status_name(status), error->node, colon, error->text);
+    else
+        belay__log(client, BELAY_LOG_DEBUG, format, name, belay_status_name(status), error->node,
+                   colon, error->text);
+}
+
 static void extension_settled(belay_op *op, belay_status status)
 {
     struct extension *extension = belay_container_of(op, struct extension, op);
@@ -18,15 +35,11 @@ static void extension_settled(belay_op *op, belay_status status)
     belay *client = lock->client;
     lock->extending = false;
     if (status != BELAY_OK && status != BELAY_LOST && !lock->lost && !lock->freed) {
-        uint32_t backoff = lock->backoff_ms == 0 ? RETRY_FIRST_MS : lock->backoff_ms * 2;
+        bool first = lock->backoff_ms == 0; /* since the last that was answered */
+        uint32_t backoff = first ? RETRY_FIRST_MS : lock->backoff_ms * 2;
         lock->backoff_ms = backoff < RETRY_LAST_MS ? backoff : RETRY_LAST_MS;
         lock->next_ns = belay__loop_now(&client->loop) + lock->backoff_ms * BELAY__MS;
-        char name[80];
-        belay__log(client, BELAY_LOG_WARN,
-                   "%s: an extension failed (%s: %s%s%s); it is tried again",
-                   belay__printable(belay__lock_name(lock), name, sizeof name),
-                   belay_status_name(status), extension->error.node,
-                   extension->error.node[0] != '\0' ? ": " : "", extension->error.text);
+        log_failed(extension, status, first);
     }
     belay__lock_extended(lock, op, status);
     if (!lock->lost && !lock->freed) belay__keeper_arm(lock);

@@ -78,8 +78,8 @@ void belay__lock_lose(belay_lock *lock, bool definite, const char *why)
     if (lock->freed) return;
     lock->why = belay__strdup(client->loop.world, why);
     char name[80];
-    belay__log(client, BELAY_LOG_WARN, "%s: lost: %s",
-               belay__printable(belay__lock_name(lock), name, sizeof name), why);
+    belay__log_limited(client, BELAY__LOG_LOST, BELAY_LOG_WARN, "%s: lost: %s",
+                       belay__printable(belay__lock_name(lock), name, sizeof name), why);
     belay__event(client, BELAY_EVENT_LOCK_LOST, belay__lock_name(lock),
                  (belay_scope)atomic_load(&lock->scope), belay__loop_now(&client->loop), why);
     if (lock->on_lost != NULL) {
@@ -89,19 +89,41 @@ void belay__lock_lose(belay_lock *lock, bool definite, const char *why)
     belay__acquire_released(client, lock->key, lock->key_length);
 }
 
+/* Its holder asked for more than it has now. */
+static void lose_for_scope(belay_lock *lock, belay_scope scope, const char *why)
+{
+    char text[320];
+    snprintf(text, sizeof text, "it reaches this %s alone now, and its holder asked for the %s%s%s",
+             belay_scope_name(scope), belay_scope_name((belay_scope)lock->at_least),
+             why[0] != '\0' ? ": " : "", why);
+    belay__lock_lose(lock, false, text);
+}
+
 static void set_scope(belay_lock *lock, belay_scope scope, const char *why)
 {
+    belay *client = lock->client;
     belay_scope before = (belay_scope)atomic_exchange(&lock->scope, (uint8_t)scope);
     if (before == scope || lock->lost || lock->freed) return;
-    belay__event(lock->client,
-                 scope < before ? BELAY_EVENT_LOCK_DEMOTED : BELAY_EVENT_LOCK_PROMOTED,
-                 belay__lock_name(lock), scope, belay__loop_now(&lock->client->loop), why);
     if (scope < (belay_scope)lock->at_least) {
-        belay__lock_lose(lock, false, "its scope fell below what its holder asked for");
-    } else if (lock->on_scope != NULL) {
-        lock->scope_due = true;
-        tell(lock);
+        lose_for_scope(lock, scope, why);
+        return;
     }
+    bool demoted = scope < before;
+    char name[80];
+    belay__printable(belay__lock_name(lock), name, sizeof name);
+    if (demoted)
+        belay__log_limited(client, BELAY__LOG_DEMOTED, BELAY_LOG_WARN,
+                           "%s: demoted, it reaches this %s alone: %s", name,
+                           belay_scope_name(scope), why);
+    else
+        belay__log_limited(client, BELAY__LOG_PROMOTED, BELAY_LOG_INFO,
+                           "%s: promoted, it reaches the %s: %s", name, belay_scope_name(scope),
+                           why);
+    belay__event(client, demoted ? BELAY_EVENT_LOCK_DEMOTED : BELAY_EVENT_LOCK_PROMOTED,
+                 belay__lock_name(lock), scope, belay__loop_now(&client->loop), why);
+    if (lock->on_scope == NULL) return;
+    lock->scope_due = true;
+    tell(lock);
 }
 
 /* The backend tells of a grant what it learned by itself. */

@@ -1,8 +1,13 @@
 /* log.c - lines for the log callback: kept in a ring until a callback may run; never blocks, never
- * allocates. */
+ * allocates.
+ *
+ * What an outage says of every held lock is limited: the first lines of a kind are said, the rest
+ * is counted, and the number is said when the window ends. */
 #include "core/client.h"
 
 #include <stdio.h>
+
+enum { WINDOW_S = 10, WINDOW_LINES = 5 };
 
 static void log_run(struct belay__call *call)
 {
@@ -50,6 +55,81 @@ void belay__log(belay *client, belay_level level, const char *format, ...)
     va_start(args, format);
     belay__vlog(client, level, format, args);
     va_end(args);
+}
+
+/* ------------------------------------------------------------------ a thousand locks at once */
+
+static const char *const kind_words[BELAY__LOG_KINDS] = {
+    [BELAY__LOG_LOST] = "locks lost",
+    [BELAY__LOG_DEMOTED] = "locks demoted",
+    [BELAY__LOG_PROMOTED] = "locks promoted",
+    [BELAY__LOG_EXTENSION] = "extensions failed",
+};
+
+/* The window is over: the next line begins another. */
+static void window_end(struct belay__log *log, enum belay__log_kind kind, int64_t now)
+{
+    struct belay__log_window *window = &log->windows[kind];
+    int64_t seconds = (now - window->since_ns + BELAY__SECOND - 1) / BELAY__SECOND;
+    if (window->left_out > 0)
+        belay__log(log->client, window->level, "... and %u more %s within %llds",
+                   (unsigned)window->left_out, kind_words[kind],
+                   (long long)(seconds > 0 ? seconds : 1));
+    *window = (struct belay__log_window){ 0 };
+}
+
+static void window_timer(belay_timer *timer)
+{
+    struct belay__log *log = belay_container_of(timer, struct belay__log, window_timer);
+    int64_t now = belay__loop_now(log->loop), next = INT64_MAX;
+    for (enum belay__log_kind kind = 0; kind < BELAY__LOG_KINDS; kind++) {
+        struct belay__log_window *window = &log->windows[kind];
+        int64_t end = window->since_ns + WINDOW_S * BELAY__SECOND;
+        if (window->left_out == 0) continue;
+        if (now >= end) window_end(log, kind, now);
+        else if (end < next) next = end;
+    }
+    if (next != INT64_MAX) belay__timer_arm(log->loop, timer, next);
+}
+
+/* False: it is counted, and not said. */
+static bool window_has_room(struct belay__log *log, enum belay__log_kind kind, belay_level level)
+{
+    struct belay__log_window *window = &log->windows[kind];
+    int64_t now = belay__loop_now(log->loop);
+    if (now >= window->since_ns + WINDOW_S * BELAY__SECOND) window_end(log, kind, now);
+    if (window->said == 0) window->since_ns = now;
+    if (window->said < WINDOW_LINES) {
+        window->said++;
+        return true;
+    }
+    window->left_out++;
+    window->level = level;
+    if (!belay_timer_armed(&log->window_timer)) {
+        belay_timer_init(&log->window_timer, window_timer);
+        belay__timer_arm(log->loop, &log->window_timer,
+                         window->since_ns + WINDOW_S * BELAY__SECOND);
+    }
+    return false;
+}
+
+void belay__log_limited(belay *client, enum belay__log_kind kind, belay_level level,
+                        const char *format, ...)
+{
+    struct belay__log *log = client->log;
+    if (log == NULL || level > log->level || !window_has_room(log, kind, level)) return;
+    va_list args;
+    va_start(args, format);
+    belay__vlog(client, level, format, args);
+    va_end(args);
+}
+
+void belay__log_finish(struct belay__log *log)
+{
+    if (log == NULL) return;
+    int64_t now = belay__loop_now(log->loop);
+    for (enum belay__log_kind kind = 0; kind < BELAY__LOG_KINDS; kind++) window_end(log, kind, now);
+    belay__timer_disarm(log->loop, &log->window_timer);
 }
 
 const char *belay__printable(const char *name, char *out, size_t size)
