@@ -225,7 +225,7 @@ void belay__describe(const struct belay__registry *registry, const char *type,
                      void (*each)(void *arg, const char *line), void *arg)
 {
     belay_setting_spec timeout[2] = { belay__common_keys[1], { 0 } };
-    char initial[BELAY__DURATION];
+    char initial[96], duration[BELAY__DURATION];
     const belay_backend_ops *ops = NULL;
     int width;
 
@@ -234,8 +234,11 @@ void belay__describe(const struct belay__registry *registry, const char *type,
         return;
     }
     if (belay__registry_find(registry, type, &ops, NULL) != BELAY_OK || ops == NULL) return;
-    timeout[0].initial =
-        belay__duration_show(initial, ops->timeout_ms != 0 ? ops->timeout_ms : 500);
+    belay__duration_show(duration, ops->timeout_ms != 0 ? ops->timeout_ms : 500);
+    bool of_children = ops->timeout_of_children, own = ops->timeout_ms != 0 || !of_children;
+    snprintf(initial, sizeof(initial), "%s%s%s", own ? duration : "",
+             own && of_children ? " and " : "", of_children ? "the sum of its backends'" : "");
+    timeout[0].initial = initial;
     width = belay__settings_width(ops->settings);
     if (width < belay__settings_width(timeout)) width = belay__settings_width(timeout);
     belay__settings_describe(ops->settings, width, each, arg);

@@ -216,6 +216,22 @@ static void describe_shows_every_key_with_type_range_default_and_help(void **sta
     assert_int_equal(lines.count, 0);
 }
 
+static void describe_says_that_a_timeout_is_the_children_s_sum(void **state)
+{
+    belay_backend_ops sum = pair_ops;
+    struct lines lines = { "", 0 };
+
+    (void)state;
+    sum.type = "sum";
+    sum.timeout_of_children = true;
+    belay__describe(registry_of(&sum), "sum", line_keep, &lines);
+    assert_non_null(strstr(lines.text, "default 2s and the sum of its backends'  how long"));
+    sum.timeout_ms = 0;
+    lines = (struct lines){ "", 0 };
+    belay__describe(registry_of(&sum), "sum", line_keep, &lines);
+    assert_non_null(strstr(lines.text, "default the sum of its backends'  how long"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -230,6 +246,7 @@ int main(void)
         cmocka_unit_test(an_unknown_type_lists_what_is_known),
         cmocka_unit_test(describe_lists_the_types_with_their_reach_and_urls),
         cmocka_unit_test(describe_shows_every_key_with_type_range_default_and_help),
+        cmocka_unit_test(describe_says_that_a_timeout_is_the_children_s_sum),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL) != 0;
