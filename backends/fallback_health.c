@@ -1,0 +1,215 @@
+/* fallback_health.c - what this process knows of its primary: by its own attempts alone.
+ *
+ * An attempt that could not reach it (after a full `timeout`) is evidence; `trip_after` of them in
+ * a row, and it is done without until a probe is answered. Another process's word is no evidence:
+ * one behind a bad firewall rule must not degrade its neighbours.
+ *
+ * A probe releases a lock that nobody holds: every backend can answer that, and it changes nothing.
+ * Probes come every `probe_every`, a little earlier by chance, and twice as rarely after each that
+ * failed. A recovery that does not last does not make them more frequent. */
+#include "fallback.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { LASTING = 30, LOG_EVERY_S = 10 };
+
+#define SECOND (1000 * FALLBACK_MS)
+
+static void probe_arm(struct fallback *fb)
+{
+    struct fallback_health *health = &fb->health;
+    uint32_t fifth_us = (uint32_t)(health->interval_ns / 5000);
+    int64_t pause = health->interval_ns - (int64_t)belay_env_random_below(fb->env, fifth_us) * 1000;
+    belay_timer_arm(fb->env, &health->timer, belay_env_now(fb->env) + pause);
+}
+
+static void interval_double(struct fallback *fb)
+{
+    struct fallback_health *health = &fb->health;
+    health->interval_ns *= 2;
+    if (health->interval_ns > fb->probe_most_ns) health->interval_ns = fb->probe_most_ns;
+}
+
+/* ------------------------------------------------------------------ saying so */
+
+/* A primary that comes and goes all the time is not worth a line each time. */
+static void say(struct fallback *fb, const char *text)
+{
+    struct fallback_health *health = &fb->health;
+    int64_t now = belay_env_now(fb->env);
+    const char *name = belay_env_name(fb->env);
+    if (health->logged_ns != 0 && now - health->logged_ns < LOG_EVERY_S * SECOND &&
+        health->unlogged < UINT32_MAX) {
+        health->unlogged++;
+        belay_env_log(fb->env, BELAY_LOG_DEBUG, "%s: %s", name, text);
+        return;
+    }
+    if (health->unlogged > 1)
+        belay_env_log(fb->env, BELAY_LOG_WARN,
+                      "%s: %s (%" PRIu32 " changes before were not logged)", name, text,
+                      health->unlogged);
+    else belay_env_log(fb->env, BELAY_LOG_WARN, "%s: %s", name, text);
+    health->logged_ns = now;
+    health->unlogged = 0;
+}
+
+/* ------------------------------------------------------------------ down, and up again */
+
+static void why_set(struct fallback *fb, const belay_op *op)
+{
+    struct fallback_health *health = &fb->health;
+    const belay_error *error = op->error;
+    if (error != NULL && error->text[0] != '\0')
+        snprintf(health->why, sizeof health->why, "%s%s%s", error->node,
+                 error->node[0] != '\0' ? ": " : "", error->text);
+    else if (health->why[0] == '\0')
+        snprintf(health->why, sizeof health->why, "%s could not be reached",
+                 belay_env_name(fb->primary->env));
+}
+
+static void trip(struct fallback *fb)
+{
+    struct fallback_health *health = &fb->health;
+    int64_t now = belay_env_now(fb->env);
+    char text[sizeof health->why + 80];
+    health->down = true;
+    health->since_ns = now;
+    bool lasted = health->up_ns == 0 || now - health->up_ns >= LASTING * health->interval_ns;
+    if (lasted || health->interval_ns == 0) health->interval_ns = fb->probe_every_ns;
+    else interval_double(fb);
+    if (fb->local)
+        snprintf(text, sizeof text, "degraded: locks reach this %s alone: %s",
+                 belay_scope_name(fb->host_scope), health->why);
+    else snprintf(text, sizeof text, "no locks without the primary: %s", health->why);
+    say(fb, text);
+    belay_env_event(fb->env, BELAY_EVENT_DEGRADED, fb->local ? fb->host_scope : BELAY_SCOPE_ANY,
+                    health->first_ns, "%s", health->why);
+    belay_env_mind(fb->env, true);  /* probes need the client's thread ... */
+    belay_env_mind(fb->env, false); /* ... but only when they are due */
+    probe_arm(fb);
+    belay__fallback_hint_want(fb, true);
+}
+
+static void recover(struct fallback *fb)
+{
+    struct fallback_health *health = &fb->health;
+    int64_t now = belay_env_now(fb->env), away_ms = (now - health->since_ns) / FALLBACK_MS;
+    char text[200];
+    health->down = false;
+    health->up_ns = now;
+    health->why[0] = '\0';
+    belay_timer_disarm(fb->env, &health->timer);
+    snprintf(text, sizeof text, "%.80s is back after %" PRId64 ".%" PRId64 " s",
+             belay_env_name(fb->primary->env), away_ms / 1000, away_ms % 1000 / 100);
+    say(fb, text);
+    belay_env_event(fb->env, BELAY_EVENT_RECOVERED, belay__fallback_scope(fb->primary),
+                    health->since_ns, "%s", text);
+    belay__fallback_hint_want(fb, false);
+    belay__fallback_holds_recovered(fb);
+}
+
+/* ------------------------------------------------------------------ probes */
+
+static void probe_done(belay_op *op, belay_status status)
+{
+    struct fallback_health *health = belay_container_of(op, struct fallback_health, op);
+    struct fallback *fb = belay_container_of(health, struct fallback, health);
+    health->probing = false;
+    fb->busy--;
+    belay_env_mind(fb->env, false);
+    bool was_down = health->down;
+    (void)belay__fallback_health_heard(fb, op, status);
+    if (!health->down || fb->closing) return;
+    if (was_down) interval_double(fb);
+    if (!belay_timer_armed(&health->timer)) probe_arm(fb);
+    if (was_down) belay__fallback_hint_want(fb, true); /* it is still so */
+}
+
+static void probe_begin(struct fallback *fb)
+{
+    struct fallback_health *health = &fb->health;
+    unsigned char bytes[BELAY_OWNER_LENGTH / 2];
+    if (health->probing || fb->closing) return;
+    belay_env_random(fb->env, bytes, sizeof bytes);
+    for (size_t i = 0; i < sizeof bytes; i++) snprintf(health->owner + 2 * i, 3, "%02x", bytes[i]);
+    health->error = (belay_error)BELAY_ERROR_INIT;
+    size_t prefix = strlen(belay_env_prefix(fb->env)), length = strlen(fb->probe_key);
+    health->op = (belay_op){
+        .verb = BELAY_VERB_RELEASE,
+        .key = { fb->probe_key, length },
+        .name = { fb->probe_key + prefix, length - prefix },
+        .owner = health->owner,
+        .label = "",
+        .error = &health->error,
+    };
+    health->probing = true;
+    fb->busy++;
+    belay_env_mind(fb->env, true);
+    belay_op_start(&health->op, fb->primary, NULL, probe_done);
+}
+
+static void timer_due(belay_timer *timer)
+{
+    struct fallback_health *health = belay_container_of(timer, struct fallback_health, timer);
+    probe_begin(belay_container_of(health, struct fallback, health));
+}
+
+/* ------------------------------------------------------------------ evidence */
+
+/* Unreachable is a matter of UNAVAILABLE and UNCERTAIN alone. A refusal, a full disk, a server that
+ * is busy: it was reached. What its caller's own deadline cut short says neither. */
+bool belay__fallback_health_heard(struct fallback *fb, const belay_op *op, belay_status status)
+{
+    struct fallback_health *health = &fb->health;
+    bool failed = status == BELAY_UNAVAILABLE || status == BELAY_UNCERTAIN;
+    if (failed && op->cause == BELAY_CAUSE_UNREACHABLE) {
+        if (health->failures++ == 0) health->first_ns = belay_env_now(fb->env);
+        why_set(fb, op);
+        if (!health->down && !fb->closing && health->failures >= fb->trip_after) trip(fb);
+        return health->down;
+    }
+    if (status == BELAY_NOMEM || status == BELAY_UNSUPPORTED || status == BELAY_INVALID)
+        return false;
+    if (failed && (op->cause == BELAY_CAUSE_CUT_SHORT || op->cause == BELAY_CAUSE_NONE)) {
+        /* Callers with less patience than one `timeout` would never find out. */
+        if (!health->down && op != &health->op) probe_begin(fb);
+        return false;
+    }
+    health->failures = 0;
+    health->first_ns = 0;
+    if (health->down) recover(fb);
+    return false;
+}
+
+bool belay__fallback_health_settles(const struct fallback *fb)
+{
+    return fb->settle_ns > 0 && belay_env_now(fb->env) < fb->health.first_ns + fb->settle_ns;
+}
+
+void belay__fallback_health_refuse(struct fallback *fb, belay_op *op)
+{
+    const struct fallback_health *health = &fb->health;
+    int64_t now = belay_env_now(fb->env);
+    op->cause = BELAY_CAUSE_UNREACHABLE;
+    if (fb->local && op->verb == BELAY_VERB_ACQUIRE && belay__fallback_may_degrade(fb, op))
+        belay_error_set(op->error, BELAY_UNAVAILABLE, belay_env_name(fb->env),
+                        "no locks of this host's for another %" PRId64 " ms (settle): %s",
+                        (health->first_ns + fb->settle_ns - now) / FALLBACK_MS, health->why);
+    else
+        belay_error_set(op->error, BELAY_UNAVAILABLE, belay_env_name(fb->env),
+                        "degraded for %" PRId64 " ms: %s", (now - health->since_ns) / FALLBACK_MS,
+                        health->why);
+}
+
+void belay__fallback_health_init(struct fallback *fb)
+{
+    belay_timer_init(&fb->health.timer, timer_due);
+}
+
+void belay__fallback_health_stop(struct fallback *fb)
+{
+    belay_timer_disarm(fb->env, &fb->health.timer);
+    if (fb->health.probing) belay_op_cancel(&fb->health.op);
+}

@@ -1,0 +1,570 @@
+/* fallback_hold.c - a held lock: its two sides, and how its scope changes.
+ *
+ * With the primary's scope it is held on both sides, and believed in until the smaller of the two
+ * deadlines. When an extension cannot reach the primary it is demoted: the row is extended, and
+ * from then on alone what counts. That is decided early enough to be done before the primary's
+ * deadline. When the primary is back the lock is taken there again: what is left of the old one is
+ * extended, or else it is acquired afresh; where another holds it by now, it is lost.
+ *
+ * Each hold has one op of its own for all this, with the monitor held and nobody waiting: `work`
+ * says what it is doing. See fallback.h. */
+#include "fallback.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { PROMOTING_MOST = 16, AGAIN_FIRST_MS = 20, AGAIN_LAST_MS = 1000, TTL_LEAST_MS = 100 };
+
+static void work_done(belay_op *op, belay_status status);
+static void timer_due(belay_timer *timer);
+static void work_end(struct fallback_hold *hold);
+static int64_t decide_ns(const struct fallback_hold *hold);
+static void clean_begin(struct fallback_hold *hold);
+
+/* ------------------------------------------------------------------ memory */
+
+struct fallback_hold *belay__fallback_hold_new(struct fallback *fb, const belay_op *op)
+{
+    struct fallback_hold *hold =
+        belay_env_alloc(fb->env, offsetof(struct fallback_hold, key) + op->key.length + 1);
+    if (hold == NULL) return NULL;
+    hold->fb = fb;
+    hold->users = 1;
+    hold->dropped = true;
+    hold->row.place = fb->secondary;
+    hold->prime.place = fb->primary;
+    size_t owner = strlen(op->owner); /* BREAK: perhaps another library's */
+    if (owner < sizeof hold->row.owner) {
+        memcpy(hold->row.owner, op->owner, owner + 1);
+        memcpy(hold->prime.owner, op->owner, owner + 1);
+    }
+    hold->ttl_ms = op->ttl_ms;
+    hold->detached = op->detached;
+    hold->also_pid = op->also_pid;
+    belay_timer_init(&hold->timer, timer_due);
+    hold->key_length = (uint32_t)op->key.length;
+    hold->name_length = (uint32_t)op->name.length;
+    memcpy(hold->key, op->key.at, op->key.length);
+    belay_link_append(&fb->holds, &hold->all);
+    return hold;
+}
+
+static void side_drop(struct fallback_side *side)
+{
+    if (side->grant != NULL && side->place->ops->drop != NULL)
+        side->place->ops->drop(side->place, side->grant);
+    side->grant = NULL;
+}
+
+static void hold_free(struct fallback_hold *hold)
+{
+    belay_env *env = hold->fb->env;
+    belay_timer_disarm(env, &hold->timer);
+    belay_unlink(&hold->all);
+    belay_unlink(&hold->want);
+    side_drop(&hold->row);
+    side_drop(&hold->prime);
+    belay_env_free(env, hold);
+}
+
+/* Is it over? Then what is left of it is let go, and it is freed when that is done. */
+static void hold_check(struct fallback_hold *hold)
+{
+    if (!hold->dropped || hold->users > 0) return;
+    if (hold->redo && hold->work != FALLBACK_CLEAN) work_end(hold);
+    if (hold->work == FALLBACK_IDLE && (hold->ending || hold->lost)) clean_begin(hold);
+    if (hold->work == FALLBACK_IDLE) hold_free(hold);
+}
+
+void belay__fallback_hold_put(struct fallback_hold *hold)
+{
+    hold->users--;
+    hold_check(hold);
+}
+
+/* ------------------------------------------------------------------ its sides */
+
+static void row_told(belay_grant *grant, belay_status status, belay_scope scope,
+                     int64_t deadline_ns, const char *why)
+{
+    struct fallback_hold *hold = grant->holder;
+    if (status == BELAY_OK) {
+        hold->row.until_ns = deadline_ns;
+        hold->row.scope = scope;
+        if (!hold->fleet && !hold->lost) belay_grant_changed(&hold->base, scope, deadline_ns, why);
+        return;
+    }
+    hold->row.there = false;
+    belay__fallback_hold_lose(hold, why);
+}
+
+static void prime_told(belay_grant *grant, belay_status status, belay_scope scope,
+                       int64_t deadline_ns, const char *why)
+{
+    struct fallback_hold *hold = grant->holder;
+    if (status == BELAY_OK) {
+        hold->prime.until_ns = deadline_ns;
+        hold->prime.scope = scope;
+        if (hold->fleet && !hold->lost)
+            belay_grant_changed(&hold->base, scope, belay__fallback_hold_until(hold), why);
+        return;
+    }
+    hold->prime.there = false;
+    if (!hold->fleet || hold->lost) return;
+    if (status == BELAY_UNCERTAIN && belay__fallback_hold_forgotten(hold, true, why)) return;
+    belay__fallback_hold_lose(hold, why);
+}
+
+void belay__fallback_side_set(struct fallback_hold *hold, struct fallback_side *side,
+                              const belay_op *op)
+{
+    int64_t until = belay__fallback_deadline(op->sent_ns, op->ttl_ms);
+    int64_t gone = belay_env_now(hold->fb->env) + (int64_t)op->ttl_ms * FALLBACK_MS;
+    if (op->verb == BELAY_VERB_ACQUIRE) {
+        side_drop(side);
+        side->until_ns = 0;
+        side->grant = op->grant;
+        memcpy(side->owner, op->owner, sizeof side->owner);
+    }
+    side->there = true;
+    side->scope = op->scope;
+    if (until > side->until_ns) side->until_ns = until;
+    if (gone > side->gone_ns) side->gone_ns = gone;
+    if (op->token > hold->fb->token_seen) hold->fb->token_seen = op->token;
+    if (op->verb == BELAY_VERB_ACQUIRE && side->grant != NULL)
+        belay_grant_listen(side->grant, hold, side == &hold->row ? row_told : prime_told);
+}
+
+void belay__fallback_side_op(struct fallback_hold *hold, struct fallback_side *side, belay_op *op,
+                             belay_verb verb, uint32_t ttl_ms)
+{
+    *op = (belay_op){
+        .verb = verb,
+        .key = { hold->key, hold->key_length },
+        .name = { hold->key + (hold->key_length - hold->name_length), hold->name_length },
+        .owner = side->owner,
+        .label = "",
+        .ttl_ms = ttl_ms,
+        .detached = hold->detached,
+        .also_pid = hold->also_pid,
+        .grant = side->grant,
+    };
+}
+
+int64_t belay__fallback_hold_until(const struct fallback_hold *hold)
+{
+    int64_t until = INT64_MAX;
+    if (hold->fleet) until = hold->prime.until_ns;
+    if (hold->row.there && hold->row.until_ns < until) until = hold->row.until_ns;
+    return until;
+}
+
+void belay__fallback_hold_settle(struct fallback_hold *hold, belay_op *op)
+{
+    op->scope = hold->fleet ? hold->prime.scope : hold->row.scope;
+    op->token = hold->token;
+    op->sent_ns = belay__fallback_hold_until(hold) + belay__fallback_drift(op->ttl_ms) -
+                  (int64_t)op->ttl_ms * FALLBACK_MS;
+    belay_op_settle(op, BELAY_OK);
+}
+
+/* ------------------------------------------------------------------ what becomes of it */
+
+void belay__fallback_hold_lose(struct fallback_hold *hold, const char *why)
+{
+    if (hold->lost) return;
+    hold->lost = true;
+    hold->failing = false;
+    belay_unlink(&hold->want);
+    if (hold->work != FALLBACK_CLEAN) belay_timer_disarm(hold->fb->env, &hold->timer);
+    /* What is left stays until its holder has let go of it, and knows: see drop. */
+    belay_grant_lost(&hold->base, why);
+}
+
+void belay__fallback_hold_demote(struct fallback_hold *hold, bool tell, const char *why)
+{
+    if (!hold->fleet) return;
+    hold->fleet = hold->failing = false;
+    if (hold->work == FALLBACK_IDLE) belay_timer_disarm(hold->fb->env, &hold->timer);
+    if (tell) belay_grant_changed(&hold->base, hold->row.scope, hold->row.until_ns, why);
+    if (!hold->fb->health.down) belay__fallback_hold_want(hold);
+}
+
+static bool may_live_on(const struct fallback_hold *hold)
+{
+    return hold->fb->local && hold->row.there && !hold->lost && !hold->ending;
+}
+
+bool belay__fallback_hold_forgotten(struct fallback_hold *hold, bool tell, const char *why)
+{
+    hold->prime.there = false;
+    if (!may_live_on(hold)) return false;
+    belay__fallback_hold_demote(hold, tell, why);
+    return true;
+}
+
+/* The last moment to decide that it lives on without the primary. */
+static int64_t decide_ns(const struct fallback_hold *hold)
+{
+    int64_t before = (int64_t)hold->ttl_ms * FALLBACK_MS / 10;
+    if (before < 2 * hold->fb->patience_ns) before = 2 * hold->fb->patience_ns;
+    return hold->prime.until_ns - before;
+}
+
+bool belay__fallback_hold_unreached(struct fallback_hold *hold)
+{
+    struct fallback *fb = hold->fb;
+    if (!hold->fleet || hold->lost || hold->ending || !fb->local) return false;
+    int64_t decide = decide_ns(hold);
+    if (hold->row.there && belay_env_now(fb->env) >= decide) {
+        belay__fallback_hold_demote(hold, false, "");
+        return true;
+    }
+    hold->failing = true;
+    if (hold->work == FALLBACK_IDLE && !belay_timer_armed(&hold->timer))
+        belay_timer_arm(fb->env, &hold->timer, decide);
+    return false;
+}
+
+/* ------------------------------------------------------------------ its own op */
+
+static void work_start(struct fallback_hold *hold, struct fallback_side *side)
+{
+    struct fallback *fb = hold->fb;
+    fb->busy++;
+    belay_env_mind(fb->env, true);
+    belay_op_start(&hold->op, side->place, NULL, work_done);
+}
+
+static void work_again(struct fallback_hold *hold, enum fallback_work work)
+{
+    uint32_t backoff = hold->backoff_ms == 0 ? AGAIN_FIRST_MS : hold->backoff_ms * 2;
+    hold->backoff_ms = backoff < AGAIN_LAST_MS ? backoff : AGAIN_LAST_MS;
+    hold->work = work;
+    hold->redo = true;
+    belay_timer_arm(hold->fb->env, &hold->timer,
+                    belay_env_now(hold->fb->env) + hold->backoff_ms * FALLBACK_MS);
+}
+
+static void work_end(struct fallback_hold *hold)
+{
+    hold->work = FALLBACK_IDLE;
+    hold->redo = false;
+    hold->backoff_ms = 0;
+    belay_timer_disarm(hold->fb->env, &hold->timer);
+    if (hold->failing && !hold->lost && !hold->ending)
+        belay_timer_arm(hold->fb->env, &hold->timer, decide_ns(hold));
+}
+
+void belay__fallback_hold_rest(struct fallback_hold *hold)
+{
+    if (hold->redo || hold->work == FALLBACK_IDLE) work_end(hold);
+}
+
+/* ------------------------------------------------------------------ demotion */
+
+/* With host_first the row is there and is extended; otherwise it has to be won. */
+static void demote_begin(struct fallback_hold *hold)
+{
+    belay_op *op = &hold->op;
+    hold->work = FALLBACK_DEMOTE;
+    if (hold->row.there) {
+        belay__fallback_side_op(hold, &hold->row, op, BELAY_VERB_EXTEND, hold->ttl_ms);
+    } else {
+        belay__fallback_side_op(hold, &hold->row, op, BELAY_VERB_ACQUIRE, hold->ttl_ms);
+        op->grant = NULL;
+        op->token_floor = hold->token;
+    }
+    work_start(hold, &hold->row);
+}
+
+static void demote_done(struct fallback_hold *hold, belay_status status)
+{
+    int64_t now = belay_env_now(hold->fb->env);
+    if (status == BELAY_OK) {
+        belay__fallback_side_set(hold, &hold->row, &hold->op);
+        work_end(hold);
+        if (hold->fleet && hold->failing && !hold->lost && !hold->ending)
+            belay__fallback_hold_demote(hold, true, hold->fb->health.why);
+    } else if (status == BELAY_LOST) {
+        hold->row.there = false;
+        work_end(hold);
+        belay__fallback_hold_lose(hold, "the host's lock is not ours any more");
+    } else if (hold->failing && now < hold->prime.until_ns && !hold->ending) {
+        work_again(hold, FALLBACK_DEMOTE);
+    } else {
+        work_end(hold);
+    }
+}
+
+/* ------------------------------------------------------------------ promotion */
+
+void belay__fallback_hold_want(struct fallback_hold *hold)
+{
+    struct fallback *fb = hold->fb;
+    if (hold->fleet || hold->lost || hold->ending || hold->adopted || fb->closing) return;
+    if (!belay_linked(&hold->want)) belay_link_append(&fb->wants, &hold->want);
+    belay_task_post(fb->env, &fb->pump);
+}
+
+static void promote_later(struct fallback_hold *hold)
+{
+    if (hold->fb->health.down || hold->lost || hold->ending || hold->fleet) work_end(hold);
+    else work_again(hold, FALLBACK_REVIVE);
+}
+
+/* For the rest of the row's time: it isn't lengthened by that. */
+static uint32_t rest_ms(const struct fallback_hold *hold)
+{
+    int64_t left = hold->row.until_ns - belay_env_now(hold->fb->env);
+    int64_t ms = left / FALLBACK_MS + left / (100 * FALLBACK_MS) + 3;
+    return ms > TTL_LEAST_MS ? (uint32_t)ms : TTL_LEAST_MS;
+}
+
+static void revive_begin(struct fallback_hold *hold)
+{
+    hold->work = FALLBACK_REVIVE;
+    uint32_t ttl = hold->fleet ? hold->ttl_ms : rest_ms(hold);
+    belay__fallback_side_op(hold, &hold->prime, &hold->op, BELAY_VERB_EXTEND, ttl);
+    work_start(hold, &hold->prime);
+}
+
+static void owner_make(belay_env *env, char owner[BELAY_OWNER_LENGTH + 1])
+{
+    unsigned char bytes[BELAY_OWNER_LENGTH / 2];
+    belay_env_random(env, bytes, sizeof bytes);
+    for (size_t i = 0; i < sizeof bytes; i++) snprintf(owner + 2 * i, 3, "%02x", bytes[i]);
+}
+
+/* An id that the primary may yet set, or that is being given back there, is never used again. */
+static void retake_begin(struct fallback_hold *hold)
+{
+    hold->work = FALLBACK_RETAKE;
+    if (hold->tainted) owner_make(hold->fb->env, hold->prime.owner);
+    else memcpy(hold->prime.owner, hold->row.owner, sizeof hold->prime.owner);
+    belay__fallback_side_op(hold, &hold->prime, &hold->op, BELAY_VERB_ACQUIRE, rest_ms(hold));
+    hold->op.grant = NULL;
+    hold->op.token_floor = hold->token;
+    work_start(hold, &hold->prime);
+}
+
+static void promoted(struct fallback_hold *hold)
+{
+    char why[sizeof hold->fb->health.why];
+    work_end(hold);
+    if (hold->lost || hold->ending) return;
+    hold->fleet = true;
+    hold->failing = false;
+    snprintf(why, sizeof why, "%s is back", belay_env_name(hold->fb->primary->env));
+    belay_grant_changed(&hold->base, hold->prime.scope, belay__fallback_hold_until(hold), why);
+}
+
+/* The primary's answer to a move that nobody waits for: what it says of the primary itself. */
+static void heard(struct fallback_hold *hold, belay_status status)
+{
+    (void)belay__fallback_health_heard(hold->fb, &hold->op, status);
+}
+
+static void revive_done(struct fallback_hold *hold, belay_status status)
+{
+    heard(hold, status);
+    if (status == BELAY_OK) {
+        belay__fallback_side_set(hold, &hold->prime, &hold->op);
+        if (!hold->fleet) {
+            promoted(hold);
+        } else {
+            hold->failing = false;
+            work_end(hold);
+        }
+    } else if (hold->fleet) { /* a last try before it is demoted */
+        if (status == BELAY_LOST && hold->op.cause != BELAY_CAUSE_FORGOTTEN) {
+            hold->prime.there = false;
+            work_end(hold);
+            belay__fallback_hold_lose(hold, "the primary says it is not ours any more");
+        } else if (!hold->lost && !hold->ending) {
+            demote_begin(hold);
+        } else {
+            work_end(hold);
+        }
+    } else if (status == BELAY_LOST) {
+        hold->prime.there = false;
+        work_end(hold);
+        belay__fallback_hold_want(hold);
+    } else {
+        promote_later(hold);
+    }
+}
+
+static void retake_done(struct fallback_hold *hold, belay_status status)
+{
+    heard(hold, status);
+    if (status == BELAY_OK) {
+        belay__fallback_side_set(hold, &hold->prime, &hold->op);
+        promoted(hold);
+    } else if (status == BELAY_HELD) {
+        work_end(hold);
+        belay__fallback_hold_lose(hold,
+                                  "conflict: another took it while the primary was out of reach");
+    } else {
+        if (status == BELAY_UNCERTAIN) hold->tainted = true;
+        promote_later(hold);
+    }
+}
+
+static void promote_begin(struct fallback_hold *hold)
+{
+    hold->fb->promoting++;
+    hold->promoting = true;
+    if (hold->prime.there) revive_begin(hold);
+    else retake_begin(hold);
+}
+
+void belay__fallback_pump(belay_task *task)
+{
+    struct fallback *fb = belay_container_of(task, struct fallback, pump);
+    while (!belay_links_empty(&fb->wants) && fb->promoting < PROMOTING_MOST && !fb->health.down &&
+           !fb->closing) {
+        struct fallback_hold *hold = belay_container_of(fb->wants.next, struct fallback_hold, want);
+        belay_unlink(&hold->want);
+        if (hold->work == FALLBACK_IDLE && !hold->fleet) promote_begin(hold);
+    }
+}
+
+void belay__fallback_holds_recovered(struct fallback *fb)
+{
+    for (belay_link *at = fb->holds.next; at != &fb->holds; at = at->next) {
+        struct fallback_hold *hold = belay_container_of(at, struct fallback_hold, all);
+        if (hold->row.there && !hold->dropped) belay__fallback_hold_want(hold);
+    }
+}
+
+/* ------------------------------------------------------------------ letting go */
+
+/* What is left on either side, one after the other, until its TTL has run out. */
+static void clean_begin(struct fallback_hold *hold)
+{
+    int64_t now = belay_env_now(hold->fb->env);
+    struct fallback_side *side = NULL;
+    if (hold->prime.there && now >= hold->prime.gone_ns) hold->prime.there = false;
+    if (hold->row.there && now >= hold->row.gone_ns) hold->row.there = false;
+    if (hold->row.there) side = &hold->row;
+    else if (hold->prime.there) side = &hold->prime;
+    hold->work = FALLBACK_CLEAN;
+    if (side == NULL) {
+        work_end(hold);
+    } else if (side == &hold->prime && hold->fb->health.down) {
+        work_again(hold, FALLBACK_CLEAN);
+    } else {
+        belay__fallback_side_op(hold, side, &hold->op, BELAY_VERB_RELEASE, 0);
+        hold->op.data = side;
+        work_start(hold, side);
+    }
+}
+
+static void clean_done(struct fallback_hold *hold, belay_status status)
+{
+    struct fallback_side *side = hold->op.backend == hold->row.place ? &hold->row : &hold->prime;
+    if (side == &hold->prime) heard(hold, status);
+    if (belay__fallback_is_answer(status)) {
+        side->there = false;
+        hold->backoff_ms = 0;
+        clean_begin(hold);
+    } else {
+        work_again(hold, FALLBACK_CLEAN);
+    }
+}
+
+void belay__fallback_drop(belay_backend *base, belay_grant *grant)
+{
+    struct fallback_hold *hold = belay__fallback_hold_of(grant);
+    (void)base;
+    hold->dropped = true;
+    hold->base.told = NULL;
+    belay_unlink(&hold->want);
+    hold->failing = false;
+    if (hold->work == FALLBACK_IDLE) belay_timer_disarm(hold->fb->env, &hold->timer);
+    /* Neither released nor lost: it is left on purpose, and ends with its TTL. */
+    if (!hold->ending && !hold->lost) hold->row.there = hold->prime.there = false;
+    hold_check(hold);
+}
+
+/* ------------------------------------------------------------------ closing */
+
+void belay__fallback_holds_close(struct fallback *fb)
+{
+    while (!belay_links_empty(&fb->wants)) belay_unlink(fb->wants.next);
+    for (belay_link *at = fb->holds.next, *next; at != &fb->holds; at = next) {
+        struct fallback_hold *hold = belay_container_of(at, struct fallback_hold, all);
+        next = at->next;
+        if (hold->work == FALLBACK_IDLE || hold->work == FALLBACK_CLEAN) continue;
+        if (hold->redo) work_end(hold);
+        else belay_op_cancel(&hold->op);
+    }
+}
+
+bool belay__fallback_holds_owe(const struct fallback *fb)
+{
+    for (belay_link *at = fb->holds.next; at != &fb->holds; at = at->next)
+        if (belay_container_of(at, struct fallback_hold, all)->work != FALLBACK_IDLE) return true;
+    return false;
+}
+
+void belay__fallback_holds_free(struct fallback *fb)
+{
+    while (!belay_links_empty(&fb->holds)) {
+        struct fallback_hold *hold = belay_container_of(fb->holds.next, struct fallback_hold, all);
+        if (hold->work != FALLBACK_IDLE && !hold->redo) belay_op_abandon(&hold->op);
+        hold_free(hold);
+    }
+}
+
+/* ------------------------------------------------------------------ the op and the timer */
+
+static void work_done(belay_op *op, belay_status status)
+{
+    struct fallback_hold *hold = belay_container_of(op, struct fallback_hold, op);
+    struct fallback *fb = hold->fb;
+    enum fallback_work work = hold->work;
+    fb->busy--;
+    belay_env_mind(fb->env, false);
+    if (hold->promoting) fb->promoting--;
+    hold->promoting = false;
+    switch (work) {
+    case FALLBACK_DEMOTE: demote_done(hold, status); break;
+    case FALLBACK_REVIVE: revive_done(hold, status); break;
+    case FALLBACK_RETAKE: retake_done(hold, status); break;
+    case FALLBACK_CLEAN: clean_done(hold, status); break;
+    case FALLBACK_IDLE: break;
+    }
+    if (!belay_links_empty(&fb->wants)) belay_task_post(fb->env, &fb->pump);
+    if (hold->release != NULL && (hold->work == FALLBACK_IDLE || hold->redo)) {
+        struct fallback_keep *release = hold->release;
+        hold->release = NULL;
+        if (hold->redo) work_end(hold);
+        belay__fallback_keep_go(release);
+    } else {
+        hold_check(hold);
+    }
+}
+
+static void timer_due(belay_timer *timer)
+{
+    struct fallback_hold *hold = belay_container_of(timer, struct fallback_hold, timer);
+    enum fallback_work work = hold->work;
+    bool redo = hold->redo;
+    hold->redo = false;
+    if (work == FALLBACK_IDLE) { /* the last moment to demote it */
+        if (!hold->failing || hold->lost || hold->ending) return;
+        if (hold->fb->health.down) demote_begin(hold);
+        else revive_begin(hold);
+    } else if (redo && work == FALLBACK_CLEAN) {
+        clean_begin(hold);
+        hold_check(hold);
+    } else if (redo && work == FALLBACK_DEMOTE) {
+        if (hold->failing) demote_begin(hold);
+        else work_end(hold);
+    } else if (redo) {
+        hold->work = FALLBACK_IDLE; /* its backoff goes on */
+        belay__fallback_hold_want(hold);
+    }
+}

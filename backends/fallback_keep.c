@@ -1,0 +1,324 @@
+/* fallback_keep.c - extend and release go where the grant came from, both places when both hold it.
+ *
+ * Extend: the row first; without it the primary is not extended any more. Release: the primary
+ * first, so that nobody of this host asks it in vain; then the row, also when the primary can't be
+ * reached. What one try leaves undone core tries again with the same hold. */
+#include "fallback.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum keep_step {
+    KEEP_WAITS, /* a release: for the hold's own op */
+    KEEP_ROW,
+    KEEP_PRIME,
+    KEEP_RETAKE /* an adopted lock that the primary does not have: is it free there? */
+};
+
+struct fallback_keep {
+    struct fallback *fb;
+    belay_op *op; /* core's */
+    struct fallback_hold *hold;
+    enum keep_step step;
+    bool canceled;
+    belay_status prime, row; /* a release: their answers; OK where there was nothing */
+    bool prime_unsure;
+    belay_link freeing; /* among fb->frees */
+    belay_op child;
+};
+
+static void keep_done(belay_op *child, belay_status status);
+
+static void keep_settle(struct fallback_keep *keep, belay_status status)
+{
+    struct fallback *fb = keep->fb;
+    belay_op *op = keep->op;
+    bool release = op->verb == BELAY_VERB_RELEASE;
+    belay_unlink(&keep->freeing);
+    if (release) belay__fallback_take_freed(fb, op->key);
+    if (status == BELAY_OK && !release) belay__fallback_hold_settle(keep->hold, op);
+    else belay_op_settle(op, status);
+    belay__fallback_hold_put(keep->hold);
+    belay_env_free(fb->env, keep);
+}
+
+static void child_start(struct fallback_keep *keep, struct fallback_side *side, belay_verb verb)
+{
+    belay__fallback_side_op(keep->hold, side, &keep->child, verb, keep->op->ttl_ms);
+    keep->child.error = keep->op->error;
+    belay_op_start(&keep->child, side->place, keep->op, keep_done);
+}
+
+/* ------------------------------------------------------------------ extend */
+
+static void lost(struct fallback_keep *keep, const char *why)
+{
+    belay_error *error = keep->op->error;
+    if (error == NULL || error->text[0] == '\0')
+        belay_error_set(error, BELAY_LOST, belay_env_name(keep->fb->env), "%s", why);
+    if (!keep->hold->lost) {
+        keep->hold->lost = true; /* core is being told by the answer */
+        belay_unlink(&keep->hold->want);
+    }
+    keep_settle(keep, BELAY_LOST);
+}
+
+/* The row is extended, and the primary out of reach. Nobody will look after an adopted lock later:
+ * it has host scope at once. */
+static void unreached(struct fallback_keep *keep)
+{
+    struct fallback_hold *hold = keep->hold;
+    if (belay__fallback_hold_unreached(hold) || (hold->adopted && keep->fb->local)) {
+        hold->fleet = false;
+        keep_settle(keep, BELAY_OK);
+        return;
+    }
+    belay__fallback_health_refuse(keep->fb, keep->op);
+    keep_settle(keep, BELAY_UNAVAILABLE);
+}
+
+static void extend_prime(struct fallback_keep *keep)
+{
+    if (keep->fb->health.down) {
+        unreached(keep);
+        return;
+    }
+    keep->step = KEEP_PRIME;
+    child_start(keep, &keep->hold->prime, BELAY_VERB_EXTEND);
+}
+
+static void row_extended(struct fallback_keep *keep, belay_status status)
+{
+    struct fallback_hold *hold = keep->hold;
+    keep->op->cause = keep->child.cause;
+    if (status == BELAY_LOST) {
+        hold->row.there = false;
+        lost(keep, "the host's lock is not ours any more");
+    } else if (status != BELAY_OK || keep->canceled) {
+        keep_settle(keep, status != BELAY_OK ? status : BELAY_UNAVAILABLE);
+    } else {
+        belay__fallback_side_set(hold, &hold->row, &keep->child);
+        if (hold->adopted) hold->token = keep->child.token;
+        if (hold->fleet) extend_prime(keep);
+        else keep_settle(keep, BELAY_OK);
+    }
+}
+
+static void prime_extended(struct fallback_keep *keep, belay_status status)
+{
+    struct fallback_hold *hold = keep->hold;
+    bool gone = belay__fallback_health_heard(keep->fb, &keep->child, status);
+    keep->op->cause = keep->child.cause;
+    if (status == BELAY_OK) {
+        belay__fallback_side_set(hold, &hold->prime, &keep->child);
+        hold->fleet = true;
+        hold->failing = false;
+        if (hold->token == 0) hold->token = keep->child.token;
+        keep_settle(keep, BELAY_OK);
+    } else if (status == BELAY_LOST && hold->adopted && hold->row.there) {
+        keep->step = KEEP_RETAKE;
+        child_start(keep, &hold->prime, BELAY_VERB_ACQUIRE);
+    } else if (status == BELAY_LOST && keep->child.cause == BELAY_CAUSE_FORGOTTEN &&
+               belay__fallback_hold_forgotten(hold, false, "")) {
+        keep_settle(keep, BELAY_OK);
+    } else if (status == BELAY_LOST) {
+        hold->prime.there = false;
+        lost(keep, "the primary says it is not ours any more");
+    } else if (gone) {
+        unreached(keep);
+    } else {
+        keep_settle(keep, status);
+    }
+}
+
+static void retaken(struct fallback_keep *keep, belay_status status)
+{
+    struct fallback_hold *hold = keep->hold;
+    (void)belay__fallback_health_heard(keep->fb, &keep->child, status);
+    if (status == BELAY_HELD) {
+        hold->prime.there = false;
+        lost(keep, "conflict: another holds it");
+        return;
+    }
+    if (status == BELAY_OK) belay__fallback_side_set(hold, &hold->prime, &keep->child);
+    hold->fleet = status == BELAY_OK;
+    keep_settle(keep, status == BELAY_OK || keep->fb->local ? BELAY_OK : status);
+}
+
+static void extend_begin(struct fallback_keep *keep)
+{
+    struct fallback_hold *hold = keep->hold;
+    if (hold->lost) {
+        lost(keep, "it was lost before");
+    } else if (hold->row.there) {
+        keep->step = KEEP_ROW;
+        child_start(keep, &hold->row, BELAY_VERB_EXTEND);
+    } else {
+        extend_prime(keep);
+    }
+}
+
+/* ------------------------------------------------------------------ release */
+
+static void released(struct fallback_keep *keep)
+{
+    struct fallback_hold *hold = keep->hold;
+    belay_status prime = keep->prime, row = keep->row, status;
+    bool row_gone = belay__fallback_is_answer(row);
+    if (!hold->fleet) { /* what is left of better times is let go in the background */
+        status = row;
+    } else if (!belay__fallback_is_answer(prime)) {
+        status = prime;
+    } else if (prime == BELAY_LOST && !(hold->adopted && row == BELAY_OK)) {
+        status = row_gone ? BELAY_LOST : row;
+        keep->op->unsure_release = keep->prime_unsure;
+    } else {
+        status = row;
+    }
+    keep_settle(keep, status);
+}
+
+static void release_row(struct fallback_keep *keep)
+{
+    struct fallback_hold *hold = keep->hold;
+    keep->step = KEEP_ROW;
+    if (hold->row.there) child_start(keep, &hold->row, BELAY_VERB_RELEASE);
+    else released(keep);
+}
+
+static void row_released(struct fallback_keep *keep, belay_status status)
+{
+    keep->row = status == BELAY_LOST && keep->child.unsure_release ? BELAY_OK : status;
+    if (belay__fallback_is_answer(status)) keep->hold->row.there = false;
+    released(keep);
+}
+
+static void prime_released(struct fallback_keep *keep, belay_status status)
+{
+    (void)belay__fallback_health_heard(keep->fb, &keep->child, status);
+    keep->prime = status;
+    keep->prime_unsure = keep->child.unsure_release;
+    keep->op->cause = keep->child.cause;
+    if (belay__fallback_is_answer(status)) keep->hold->prime.there = false;
+    release_row(keep);
+}
+
+static void release_go(struct fallback_keep *keep)
+{
+    struct fallback *fb = keep->fb;
+    struct fallback_hold *hold = keep->hold;
+    keep->prime = keep->row = BELAY_OK;
+    if (!hold->prime.there || (fb->health.down && !hold->fleet)) {
+        release_row(keep);
+    } else if (fb->health.down) {
+        belay__fallback_health_refuse(fb, keep->op);
+        keep->prime = BELAY_UNAVAILABLE;
+        release_row(keep);
+    } else {
+        keep->step = KEEP_PRIME;
+        child_start(keep, &hold->prime, BELAY_VERB_RELEASE);
+    }
+}
+
+void belay__fallback_keep_go(struct fallback_keep *release)
+{
+    release_go(release);
+}
+
+static void release_begin(struct fallback_keep *keep)
+{
+    struct fallback_hold *hold = keep->hold;
+    belay_link_append(&keep->fb->frees, &keep->freeing);
+    hold->ending = true;
+    hold->failing = false;
+    belay_unlink(&hold->want);
+    if (hold->work == FALLBACK_IDLE || hold->redo) {
+        belay__fallback_hold_rest(hold);
+        release_go(keep);
+        return;
+    }
+    keep->step = KEEP_WAITS;
+    hold->release = keep;
+    belay_op_cancel(&hold->op);
+}
+
+bool belay__fallback_keep_frees(struct fallback *fb, belay_str key)
+{
+    for (belay_link *at = fb->frees.next; at != &fb->frees; at = at->next) {
+        const belay_op *op = belay_container_of(at, struct fallback_keep, freeing)->op;
+        if (op->key.length == key.length && memcmp(op->key.at, key.at, key.length) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* ------------------------------------------------------------------ both */
+
+static void keep_done(belay_op *child, belay_status status)
+{
+    struct fallback_keep *keep = belay_container_of(child, struct fallback_keep, child);
+    bool release = keep->op->verb == BELAY_VERB_RELEASE;
+    switch (keep->step) {
+    case KEEP_WAITS: break;
+    case KEEP_ROW:
+        if (release) row_released(keep, status);
+        else row_extended(keep, status);
+        break;
+    case KEEP_PRIME:
+        if (release) prime_released(keep, status);
+        else prime_extended(keep, status);
+        break;
+    case KEEP_RETAKE: retaken(keep, status); break;
+    }
+}
+
+/* Of a lock that was granted elsewhere nobody knows which sides it has. */
+static struct fallback_hold *adopt(struct fallback *fb, const belay_op *op)
+{
+    struct fallback_hold *hold = belay__fallback_hold_new(fb, op);
+    if (hold == NULL) return NULL;
+    hold->adopted = hold->fleet = true;
+    hold->prime.there = true;
+    hold->row.there = fb->host_first;
+    hold->prime.scope = belay__fallback_scope(fb->primary);
+    hold->row.scope = fb->host_scope;
+    return hold;
+}
+
+void belay__fallback_keep(belay_backend *base, belay_op *op)
+{
+    struct fallback *fb = belay__fallback_of(base);
+    struct fallback_keep *keep = belay_env_alloc(fb->env, sizeof *keep);
+    struct fallback_hold *hold = NULL;
+    if (keep != NULL && op->grant != NULL) hold = belay__fallback_hold_of(op->grant);
+    else if (keep != NULL) hold = adopt(fb, op);
+    if (hold == NULL) {
+        belay_env_free(fb->env, keep);
+        belay_op_fail(op, BELAY_NOMEM, BELAY_CAUSE_NONE, NULL, "out of memory");
+        return;
+    }
+    if (op->grant != NULL) hold->users++;
+    keep->fb = fb;
+    keep->op = op;
+    keep->hold = hold;
+    op->data = keep;
+    if (op->verb == BELAY_VERB_RELEASE) release_begin(keep);
+    else extend_begin(keep);
+}
+
+void belay__fallback_keep_cancel(belay_op *op)
+{
+    struct fallback_keep *keep = op->data;
+    keep->canceled = true;
+    if (keep->step == KEEP_WAITS) {
+        keep->hold->release = NULL;
+        belay_op_fail(op, BELAY_UNAVAILABLE, BELAY_CAUSE_CUT_SHORT, belay_env_name(keep->fb->env),
+                      "no time was left to release it");
+        belay_unlink(&keep->freeing);
+        belay__fallback_take_freed(keep->fb, op->key);
+        belay__fallback_hold_put(keep->hold);
+        belay_env_free(keep->fb->env, keep);
+        return;
+    }
+    belay_op_cancel(&keep->child);
+}
