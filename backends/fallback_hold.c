@@ -504,8 +504,11 @@ void belay__fallback_holds_close(struct fallback *fb)
 
 bool belay__fallback_holds_owe(const struct fallback *fb)
 {
-    for (belay_link *at = fb->holds.next; at != &fb->holds; at = at->next)
-        if (belay_container_of(at, struct fallback_hold, all)->work != FALLBACK_IDLE) return true;
+    for (belay_link *at = fb->holds.next; at != &fb->holds; at = at->next) {
+        const struct fallback_hold *hold = belay_container_of(at, struct fallback_hold, all);
+        bool in_vain = hold->redo && fb->health.down && !hold->row.there;
+        if (hold->work != FALLBACK_IDLE && !in_vain) return true;
+    }
     return false;
 }
 

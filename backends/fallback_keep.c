@@ -165,7 +165,8 @@ static void released(struct fallback_keep *keep)
     struct fallback_hold *hold = keep->hold;
     belay_status prime = keep->prime, row = keep->row, status;
     bool row_gone = belay__fallback_is_answer(row);
-    if (!hold->fleet) { /* what is left of better times is let go in the background */
+    bool host_alone = !hold->fleet || (hold->adopted && keep->fb->health.down && keep->fb->local);
+    if (host_alone) { /* what is left of better times is let go in the background, or ends */
         status = row;
     } else if (!belay__fallback_is_answer(prime)) {
         status = prime;

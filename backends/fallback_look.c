@@ -65,11 +65,14 @@ static void inspected(struct look *look, belay_status host)
     }
 }
 
-/* Whoever broke it in either place has broken it; but both must have been asked. */
+/* Whoever broke it in either place has broken it; but both must have been asked, unless there is
+ * the row alone now: then its holder finds it gone, and extends nothing on the primary either. */
 static void broken(struct look *look, belay_status host)
 {
     belay_status prime = look->prime;
-    if (!belay__fallback_is_answer(prime)) {
+    if (look->fb->health.down && look->fb->local) {
+        look_settle(look, host);
+    } else if (!belay__fallback_is_answer(prime)) {
         if (host == BELAY_OK)
             belay_error_set(look->op->error, prime, belay_env_name(look->fb->env),
                             "broken on this host, but the primary could not be asked: %.200s",

@@ -4,6 +4,7 @@
 
 #include <fnmatch.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 struct entry { /* of a list or a diagnosis: copied until the caller's own thread may see it */
     belay_link link;
@@ -125,6 +126,50 @@ belay_status belay_inspect(belay *client, const char *name, belay_info *out, bel
     return belay__request_wait(&request, err);
 }
 
+/* By name; of two with the same name the farther reaching first. */
+static int entry_order(const void *a, const void *b)
+{
+    const struct entry *left = *(struct entry *const *)a, *right = *(struct entry *const *)b;
+    int names = strcmp(left->info.name, right->info.name);
+    return names != 0 ? names : (int)right->info.scope - (int)left->info.scope;
+}
+
+/* A composite lists what each of its places knows of a lock: what the nearer one adds, its process
+ * and its label, joins the farther one's. */
+static void entry_join(belay_info *to, const belay_info *from)
+{
+    if (strcmp(to->owner, from->owner) == 0) {
+        if (to->token == 0) to->token = from->token;
+        if (to->held_ms < 0) to->held_ms = from->held_ms;
+        if (to->pid == 0) to->pid = from->pid;
+        if (to->label[0] == '\0') memcpy(to->label, from->label, sizeof to->label);
+    }
+    if (to->waiters < from->waiters) to->waiters = from->waiters;
+}
+
+/* Shows each lock once, in the order of their names. */
+static belay_status entries_show(belay *client, const belay_link *entries, const char *glob,
+                                 belay_list_fn *each, void *arg)
+{
+    size_t count = 0, n = 0;
+    for (const belay_link *link = entries->next; link != entries; link = link->next) count++;
+    if (count == 0) return BELAY_OK;
+    struct entry **sorted = belay__alloc(client->loop.world, count * sizeof(struct entry *));
+    if (sorted == NULL) return BELAY_NOMEM;
+    for (const belay_link *link = entries->next; link != entries; link = link->next)
+        sorted[n++] = belay_container_of(link, struct entry, link);
+    qsort(sorted, count, sizeof(struct entry *), entry_order);
+    for (size_t i = 0; i < count; i = n) {
+        belay_info *info = &sorted[i]->info;
+        for (n = i + 1; n < count && strcmp(sorted[n]->info.name, info->name) == 0; n++)
+            entry_join(info, &sorted[n]->info);
+        if (glob != NULL && fnmatch(glob, info->name, 0) != 0) continue;
+        if (!each(arg, info)) break;
+    }
+    belay__free(sorted);
+    return BELAY_OK;
+}
+
 belay_status belay_list(belay *client, const char *glob, belay_list_fn *each, void *arg,
                         belay_error *err)
 {
@@ -137,11 +182,9 @@ belay_status belay_list(belay *client, const char *glob, belay_list_fn *each, vo
     request.op.sink = &entries;
     belay__request_begin_op(&request, belay__loop_now(&client->loop));
     status = belay__request_wait(&request, err);
-    for (belay_link *link = entries.next; status == BELAY_OK && link != &entries;
-         link = link->next) {
-        struct entry *entry = belay_container_of(link, struct entry, link);
-        if (glob != NULL && fnmatch(glob, entry->info.name, 0) != 0) continue;
-        if (!each(arg, &entry->info)) break;
+    if (status == BELAY_OK) {
+        status = entries_show(client, &entries, glob, each, arg);
+        if (status != BELAY_OK) belay_error_set(err, status, NULL, NULL);
     }
     entries_free(&entries);
     return status;

@@ -327,8 +327,9 @@ typedef struct belay_info {
 BELAY_API BELAY_CHECK belay_status belay_inspect(belay *client, const char *name, belay_info *out,
                                                  belay_error *err);
 
-/* Calls `each` for every held lock whose name matches `glob` (fnmatch; NULL: all), on the calling
- * thread, after the answer is complete. `each` returns false to stop. */
+/* Calls `each` for every held lock whose name matches `glob` (fnmatch; NULL: all), in the order of
+ * their names, on the calling thread, after the answer is complete. `each` returns false to stop.
+ */
 typedef bool belay_list_fn(void *arg, const belay_info *info);
 BELAY_API BELAY_CHECK belay_status belay_list(belay *client, const char *glob, belay_list_fn *each,
                                               void *arg, belay_error *err);
