@@ -213,6 +213,13 @@ static void memory_release(belay_backend *base, belay_op *op)
     belay_op_settle(op, at != NULL ? BELAY_OK : BELAY_LOST);
 }
 
+/* Later tokens are larger than the floor, and the lock shows it as its own. */
+static void raise_tokens(struct place *place, struct held *held, const belay_op *op)
+{
+    if (place->last_token < op->token_floor) place->last_token = op->token_floor;
+    if (held->token < op->token_floor) held->token = op->token_floor;
+}
+
 static void memory_extend(belay_backend *base, belay_op *op)
 {
     struct memory *m = belay_container_of(base, struct memory, base);
@@ -221,6 +228,7 @@ static void memory_extend(belay_backend *base, belay_op *op)
     if (at != NULL) {
         int64_t until = op->sent_ns + (int64_t)op->ttl_ms * 1000000;
         if ((*at)->until_ns < until) (*at)->until_ns = until; /* lengthens, never shortens */
+        if (op->token_floor != 0 && belay_env_fencing(m->env)) raise_tokens(m->place, *at, op);
         op->token = (*at)->token;
     }
     place_unlock(m->place);

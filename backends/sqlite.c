@@ -21,6 +21,7 @@
 #define SWEEP_CHANCE 128
 #define SWEEP_AFTER_NS INT64_C(60000000000)
 #define PROPOSAL_MAX (UINT64_C(1) << 49)
+#define FLOOR_MAX ((uint64_t)INT64_MAX - 2) /* a column is signed, and one more must fit */
 
 /* What a grant must know: that it is lost, and that a release may have been done. */
 struct grant {
@@ -96,9 +97,9 @@ static bool fence(struct sqlite_backend *b, belay_op *op, struct sqlite_failure 
     if (statement == NULL) return false;
     if (proposal >= PROPOSAL_MAX)
         proposal = 0; /* a clock that is far off must not use up the numbers */
-    bool room = op->token_floor < (uint64_t)INT64_MAX - 1;
+    bool room = op->token_floor <= FLOOR_MAX;
     sqlite3_bind_int64(statement, 1, (int64_t)proposal);
-    sqlite3_bind_int64(statement, 2, room ? (int64_t)op->token_floor : INT64_MAX - 1);
+    sqlite3_bind_int64(statement, 2, (int64_t)(room ? op->token_floor : FLOOR_MAX));
     int rc = sqlite3_step(statement);
     if (rc == SQLITE_ROW) {
         op->token = (uint64_t)sqlite3_column_int64(statement, 0);
@@ -251,8 +252,21 @@ static void release(struct sqlite_backend *b, belay_op *op)
     }
 }
 
+/* Tokens of later grants are larger than the floor of an extension. */
+static bool fence_raise(struct sqlite_backend *b, uint64_t floor, struct sqlite_failure *f)
+{
+    if (floor == 0) return true;
+    if (floor > FLOOR_MAX)
+        return belay__sqlite_fail(f, BELAY_REFUSED, BELAY_CAUSE_WRONG,
+                                  "so large a fencing token leaves no room for another");
+    sqlite3_stmt *statement = belay__sqlite_store_statement(&b->store, SQL_RAISE, f);
+    if (statement != NULL) sqlite3_bind_int64(statement, 1, (int64_t)floor);
+    return belay__sqlite_store_run(&b->store, statement, f);
+}
+
 static void extend(struct sqlite_backend *b, belay_op *op, int64_t now_ns)
 {
+    uint64_t floor = belay_env_fencing(b->store.env) ? op->token_floor : 0;
     struct sqlite_failure f;
     struct sqlite_row row;
     if (!belay__sqlite_store_look(&b->store, op->key, &row, &f)) {
@@ -272,14 +286,15 @@ static void extend(struct sqlite_backend *b, belay_op *op, int64_t now_ns)
         sqlite3_bind_int64(statement, 3,
                            now_ns + (int64_t)op->ttl_ms * 1000000 + row.shift_ns -
                                b->store.self.shift_ns);
+        sqlite3_bind_int64(statement, 4, (int64_t)(floor <= FLOOR_MAX ? floor : 0));
     }
-    if (!belay__sqlite_store_run(&b->store, statement, &f) ||
+    if (!belay__sqlite_store_run(&b->store, statement, &f) || !fence_raise(b, floor, &f) ||
         !belay__sqlite_store_commit(&b->store, &f)) {
         give_up(b, op, &f);
         return;
     }
     op->sent_ns = now_ns;
-    op->token = (uint64_t)row.token;
+    op->token = (uint64_t)row.token > floor ? (uint64_t)row.token : floor;
     belay_op_settle(op, BELAY_OK);
 }
 

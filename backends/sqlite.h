@@ -103,6 +103,7 @@ enum sqlite_statement {
     SQL_ROLLBACK,
     SQL_LOOK,
     SQL_FENCE,
+    SQL_RAISE,
     SQL_TAKE,
     SQL_EXTEND,
     SQL_FREE,

@@ -22,13 +22,15 @@ static const char *const statement_sql[SQL_STATEMENTS] = {
     [SQL_LOOK] =
         "SELECT owner, token, expires_ns, taken_ns, shift_ns, boot, pid, start, pid_ns, pid2,"
         " start2, label FROM locks WHERE name = ?1",
+    /* Not beyond the last number of an epoch. */
     [SQL_FENCE] = "UPDATE meta SET last = max(?1, max(last, ?2) + 1) WHERE id = 1"
-                  " AND (max(last, ?2) + 1) & 1125899906842623 <> 0 RETURNING last",
+                  " AND max(last, ?2) & 1125899906842623 <> 1125899906842623 RETURNING last",
+    [SQL_RAISE] = "UPDATE meta SET last = ?1 WHERE id = 1 AND last < ?1",
     [SQL_TAKE] =
         "INSERT OR REPLACE INTO locks VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12,"
         " ?13)",
-    [SQL_EXTEND] =
-        "UPDATE locks SET expires_ns = max(expires_ns, ?3) WHERE name = ?1 AND owner = ?2",
+    [SQL_EXTEND] = "UPDATE locks SET expires_ns = max(expires_ns, ?3), token = max(token, ?4)"
+                   " WHERE name = ?1 AND owner = ?2",
     [SQL_FREE] = "DELETE FROM locks WHERE name = ?1 AND owner = ?2",
     [SQL_SWEEP] = "DELETE FROM locks WHERE expires_ns < ?1 AND shift_ns = ?2",
     [SQL_WAIT] = "INSERT OR IGNORE INTO waiters VALUES(?1, ?2, ?3)",

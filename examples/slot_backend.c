@@ -43,6 +43,7 @@ static void slot_do(belay_backend *b, belay_op *op)
         int64_t until_ns = op->sent_ns + op->ttl_ms * INT64_C(1000000);
         if (ours && op->verb == BELAY_VERB_RELEASE) held->until_ns = 0;
         else if (ours && until_ns > held->until_ns) held->until_ns = until_ns;
+        if (ours && last_token < op->token_floor) last_token = op->token_floor;
         belay_op_settle(op, ours ? BELAY_OK : BELAY_LOST);
     }
     pthread_mutex_unlock(&place);

@@ -264,6 +264,11 @@ void belay__attempt_start(struct belay__server *server, belay_op *op)
                             "the lock's key is the key that fencing tokens are kept in");
         return;
     }
+    if (belay__attempt_fences(attempt) && op->token_floor > INT64_MAX) {
+        belay__attempt_fail(attempt, BELAY_REFUSED, BELAY_CAUSE_WRONG,
+                            "so large a fencing token leaves no room for another");
+        return;
+    }
     belay__attempt_go(attempt);
 }
 

@@ -83,6 +83,13 @@ void belay__attempt_free(struct belay__attempt *attempt);
 void belay__attempts_free(struct belay__server *server); /* the spare ones */
 /* ------------------------------------------------------------------ attempt_ask.c */
 
+/* Does it need the fence key? An extension does where it must move it. */
+static inline bool belay__attempt_fences(const struct belay__attempt *attempt)
+{
+    return attempt->server->fencing &&
+           (attempt->verb == BELAY_VERB_ACQUIRE ||
+            (attempt->verb == BELAY_VERB_EXTEND && attempt->op->token_floor != 0));
+}
 /* With `replicas`, a grant and an extension count only behind a WAIT. */
 bool belay__attempt_waits(const struct belay__attempt *attempt);
 /* Each returns the sequence number of what it asked, or 0 (false): no room. */

@@ -115,8 +115,8 @@ static void failed(struct belay__attempt *attempt, const char *line)
     case BELAY__MEANS_FAILED: break;
     }
     /* A newcomer's rights are often those on the prefix alone. */
-    if (why.status == BELAY_REFUSED && attempt->verb == BELAY_VERB_ACQUIRE &&
-        attempt->server->fencing && strstr(why.text, "key") != NULL) {
+    if (why.status == BELAY_REFUSED && belay__attempt_fences(attempt) &&
+        strstr(why.text, "key") != NULL) {
         size_t used = strlen(why.text);
         snprintf(why.text + used, sizeof why.text - used, " (it needs the key %.60s as well)",
                  attempt->server->fence);

@@ -60,6 +60,35 @@ static uint64_t ask_acquire(struct belay__attempt *attempt, struct belay__link *
                            lengths);
 }
 
+/* An extension that also moves the fence. */
+static uint64_t ask_raise(struct belay__attempt *attempt, struct belay__link *link)
+{
+    struct belay__server *server = attempt->server;
+    const struct belay__script *script = &belay__scripts[BELAY__SCRIPT_RAISE];
+    char ttl[21], floor_epoch[21], floor_seq[21];
+    uint64_t floor = attempt->op->token_floor;
+    const char *argv[] = { attempt->by_source ? "EVAL" : "EVALSHA",
+                           attempt->by_source ? script->source : script->sha,
+                           script->keys,
+                           attempt->key,
+                           server->fence,
+                           attempt->owner,
+                           ttl,
+                           floor_epoch,
+                           floor_seq };
+    size_t lengths[] = { strlen(argv[0]),
+                         attempt->by_source ? strlen(script->source) : 40,
+                         1,
+                         attempt->key_length,
+                         server->fence_length,
+                         strlen(attempt->owner),
+                         belay__decimal(attempt->ttl_ms, ttl),
+                         belay__decimal(floor >> SEQ_BITS, floor_epoch),
+                         belay__decimal(floor & ((UINT64_C(1) << SEQ_BITS) - 1), floor_seq) };
+    return belay__link_ask(link, belay__attempt_hear, attempt, BELAY__PART_MAIN, true, 9, argv,
+                           lengths);
+}
+
 static uint64_t ask_set(struct belay__attempt *attempt, struct belay__link *link)
 {
     char ttl[21];
@@ -120,7 +149,7 @@ uint64_t belay__attempt_ask(struct belay__attempt *attempt, struct belay__link *
 {
     switch (attempt->verb) {
     case BELAY_VERB_ACQUIRE:
-        if (attempt->server->fencing) return ask_acquire(attempt, link);
+        if (belay__attempt_fences(attempt)) return ask_acquire(attempt, link);
         /* A SET that is refused reads nothing: a waiter's asks by a script. */
         if (belay__tracking_knows(attempt->op))
             return belay__attempt_ask_script(attempt, link, BELAY__SCRIPT_TAKE, attempt->by_source,
@@ -128,6 +157,7 @@ uint64_t belay__attempt_ask(struct belay__attempt *attempt, struct belay__link *
         attempt->plain = true;
         return ask_set(attempt, link);
     case BELAY_VERB_EXTEND:
+        if (belay__attempt_fences(attempt)) return ask_raise(attempt, link);
         return belay__attempt_ask_script(attempt, link, BELAY__SCRIPT_EXTEND, attempt->by_source,
                                          BELAY__PART_MAIN);
     case BELAY_VERB_INSPECT: return ask_inspect(attempt, link);

@@ -47,6 +47,29 @@ const struct belay__script belay__scripts[BELAY__SCRIPTS] = {
         .sha = "a629e97345d44d23b431111eb37535ac5ece8442",
         .keys = "1",
     },
+    [BELAY__SCRIPT_RAISE] = {
+        .source =
+            "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end\n"
+            "local epoch, seq = tonumber(ARGV[3]), tonumber(ARGV[4])\n"
+            "local fence = redis.pcall('GET', KEYS[2])\n"
+            "if type(fence) == 'table' then return redis.error_reply('BELAYFENCE ' .. fence.err) end\n"
+            "local e, s = -1, -1\n"
+            "if fence then\n"
+            "  e, s = string.match(fence, '^(%d+):(%d+)$')\n"
+            "  if not e then return redis.error_reply('BELAYFENCE the fence key holds something else') end\n"
+            "  e, s = tonumber(e), tonumber(s)\n"
+            "end\n"
+            "if e < epoch or (e == epoch and s < seq) then\n"
+            "  redis.call('SET', KEYS[2], string.format('%.0f:%.0f', epoch, seq))\n"
+            "end\n"
+            "local left = redis.call('PTTL', KEYS[1])\n"
+            "if left >= 0 and left < tonumber(ARGV[2]) then\n"
+            "  redis.call('PEXPIRE', KEYS[1], ARGV[2])\n"
+            "end\n"
+            "return 1\n",
+        .sha = "299b7f7eb53a36cda4f31733b0547ecf3cd50a56",
+        .keys = "2",
+    },
     [BELAY__SCRIPT_RELEASE] = {
         .source =
             "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end\n"

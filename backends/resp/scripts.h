@@ -17,6 +17,9 @@ enum belay__script_id {
     BELAY__SCRIPT_TAKE,
     /* KEYS lock; ARGV owner, ttl. 1, or 0: not ours. Lengthens, never shortens, never makes. */
     BELAY__SCRIPT_EXTEND,
+    /* The same, and later tokens are larger than the floor: KEYS lock, fence; ARGV owner, ttl,
+     * floor's epoch, floor's seq. */
+    BELAY__SCRIPT_RAISE,
     /* KEYS lock; ARGV owner. 1, or 0: not ours. */
     BELAY__SCRIPT_RELEASE,
     BELAY__SCRIPTS

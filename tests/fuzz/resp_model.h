@@ -291,6 +291,7 @@ static inline void script_run(struct model *model, const struct connection *conn
         else answer(model, "*3\r\n:1\r\n:0\r\n:0\r\n");
         return;
     case BELAY__SCRIPT_EXTEND:
+    case BELAY__SCRIPT_RAISE:
         owner_asked(model, connection, &args[0]);
         if (key_is(key, &args[0]) && key_left_ms(model, key) < number_of(&args[1]))
             key->ends_ns = belay_fake_now(model->world) + number_of(&args[1]) * 1000000;
