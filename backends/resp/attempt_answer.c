@@ -46,12 +46,14 @@ static void grant(struct belay__attempt *attempt)
 {
     belay_op *op = attempt->op;
     if (attempt->verb == BELAY_VERB_ACQUIRE) {
-        op->grant = belay__held_new(attempt->server, op);
+        op->grant = belay__held_new(attempt->server, op, attempt->link);
         if (op->grant == NULL) {
             belay__attempt_abandon(attempt, BELAY_NOMEM, BELAY_CAUSE_NONE, "out of memory");
             return;
         }
         op->token = attempt->token;
+    } else if (op->grant != NULL) {
+        belay__held_seen(op->grant, attempt->link);
     }
     belay__attempt_settle(attempt, BELAY_OK);
 }
@@ -191,6 +193,9 @@ static void answered(struct belay__attempt *attempt, const struct belay__reply *
         /* A break whose first try was not answered: it may have done it, and that is what was
          * wanted. */
         bool done = attempt->verb == BELAY_VERB_BREAK && op->unsure_release;
+        if (attempt->verb == BELAY_VERB_EXTEND && op->grant != NULL &&
+            belay__held_is_news(op->grant, attempt->link))
+            op->cause = BELAY_CAUSE_FORGOTTEN;
         wake_overtakers(attempt);
         belay__attempt_settle(attempt, done ? BELAY_OK : BELAY_LOST);
     } else if (attempt->verb == BELAY_VERB_EXTEND) {

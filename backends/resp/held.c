@@ -12,6 +12,7 @@ struct held {
     struct belay__link *link; /* where the question stands; NULL: nowhere */
     uint64_t asked;
     belay_link all;
+    uint64_t run; /* of the server, when the lock was looked at there last */
     char owner[BELAY_OWNER_LENGTH + 1];
     uint32_t key_length;
     char key[];
@@ -27,15 +28,19 @@ static void hear(void *owner, uint32_t which, enum belay__moment moment,
                  const struct belay__reply *reply)
 {
     struct held *held = owner;
+    const struct belay__link *link = held->link;
     (void)which;
     if (moment == BELAY__LEFT) return;
     held->link = NULL;
-    if (moment == BELAY__CUT) want(held);
-    else if (reply->type == BELAY__REPLY_NIL)
-        belay_grant_lost(&held->grant, "the server was restarted and has forgotten it");
-    else if (reply->type == BELAY__REPLY_STRING && strcmp(reply->text, held->owner) != 0)
-        belay_grant_lost(&held->grant, "the server was restarted, and another holds it");
-    /* Whatever else it says, the next extension asks again. */
+    if (moment == BELAY__CUT) {
+        want(held);
+    } else if (reply->type == BELAY__REPLY_NIL) {
+        belay_grant_forgotten(&held->grant, "the server was restarted and has forgotten it");
+    } else if (reply->type == BELAY__REPLY_STRING) {
+        held->run = link->run;
+        if (strcmp(reply->text, held->owner) != 0)
+            belay_grant_lost(&held->grant, "the server was restarted, and another holds it");
+    } /* whatever else it says, the next extension asks again */
 }
 
 static void go(struct belay__errand *errand, struct belay__link *link)
@@ -52,7 +57,8 @@ static void refused(struct belay__errand *errand, const struct belay__failure *w
     (void)errand, (void)why; /* the next extension says it */
 }
 
-belay_grant *belay__held_new(struct belay__server *server, const belay_op *op)
+belay_grant *belay__held_new(struct belay__server *server, const belay_op *op,
+                             const struct belay__link *link)
 {
     struct held *held = belay_env_alloc(server->env, sizeof *held + op->key.length + 1);
     if (held == NULL) return NULL;
@@ -62,6 +68,7 @@ belay_grant *belay__held_new(struct belay__server *server, const belay_op *op)
     memcpy(held->owner, op->owner, strlen(op->owner) + 1);
     memcpy(held->key, op->key.at, op->key.length);
     held->key_length = (uint32_t)op->key.length;
+    held->run = link->run;
     belay_link_append(&server->held, &held->all);
     return &held->grant;
 }
@@ -73,6 +80,16 @@ void belay__held_drop(struct belay__server *server, belay_grant *grant)
     belay__server_unwant(&held->errand);
     belay_unlink(&held->all);
     belay_env_free(server->env, held);
+}
+
+void belay__held_seen(belay_grant *grant, const struct belay__link *link)
+{
+    belay_container_of(grant, struct held, grant)->run = link->run;
+}
+
+bool belay__held_is_news(const belay_grant *grant, const struct belay__link *link)
+{
+    return belay_container_of(grant, struct held, grant)->run != link->run;
 }
 
 void belay__held_check(struct belay__server *server)

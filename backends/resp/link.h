@@ -106,6 +106,7 @@ struct belay__link {
     uint32_t greeting;        /* answers to come */
     unsigned busy;            /* on the stack: closing waits */
     uint64_t serial;          /* the owner's: no two of its links have the same */
+    uint64_t run;             /* the owner's: two to the same run of the server have the same */
     bool served;              /* it has answered more than the greeting */
     bool mute;                /* sending failed: what the peer said before is still read */
     bool closed;

@@ -55,6 +55,7 @@ struct belay__server {
 
     struct belay__lane lanes[BELAY__LANES];
     char run_id[48]; /* of the server that was last talked to */
+    uint64_t run;    /* counts the changes of that */
     bool warned;     /* of its eviction policy */
     bool minding;    /* belay_env_mind */
 
@@ -103,8 +104,14 @@ bool belay__giveback_owes(const struct belay__server *server);
 /* ------------------------------------------------------------------ held.c */
 
 /* A grant for a lock that was taken there, or NULL: no memory. */
-belay_grant *belay__held_new(struct belay__server *server, const belay_op *op);
+belay_grant *belay__held_new(struct belay__server *server, const belay_op *op,
+                             const struct belay__link *link);
 void belay__held_drop(struct belay__server *server, belay_grant *grant);
+/* It was extended there just now. */
+void belay__held_seen(belay_grant *grant, const struct belay__link *link);
+/* Is that link to another run of the server than the one where the lock was seen last? Then what is
+ * not there may be forgotten, and nobody needs to have taken it. */
+bool belay__held_is_news(const belay_grant *grant, const struct belay__link *link);
 /* The server is another than before: are they still ours? */
 void belay__held_check(struct belay__server *server);
 

@@ -1,5 +1,6 @@
 /* composite_test.c - what a composite may ask of the place below it: an extension that moves the
- * tokens (op->token_floor), on every kind of place.
+ * tokens (op->token_floor), on every kind of place; and what a server says that was restarted and
+ * has forgotten a lock, which is not the same as one that was taken away.
  *
  * "probe" is the composite. It passes everything on, notes what it hears, and lets an extension
  * with a floor follow an acquire when the test says so. */
@@ -434,6 +435,102 @@ static void every_script_has_the_name_that_is_sent(void **state)
     assert_int_equal(server_calls(&server, "eval"), evals);
 }
 
+/* ------------------------------------------------------------------ forgotten */
+
+static void on_lost(void *arg, belay_lock *lock, const belay_error *why)
+{
+    (void)arg, (void)lock, (void)why;
+}
+
+/* Kept, so that the client connects again by itself; extended in 20 s. */
+static belay_lock *take_kept(belay *client)
+{
+    belay_options options = BELAY_OPTIONS_INIT;
+    belay_lock *lock = NULL;
+    options.ttl_ms = LONG_MS;
+    options.wait_ms = BELAY_TRY;
+    options.on_lost = on_lost;
+    atomic_store(&heard.told, -1);
+    assert_status(belay_acquire(client, "job", &options, &lock, NULL), BELAY_OK);
+    return lock;
+}
+
+static void what_a_restarted_server_does_not_know_is_forgotten(void **state)
+{
+    (void)state;
+    for (int i = 2; i < KINDS; i++) {
+        belay *client = open_place(kinds[i], false, NULL);
+        belay_lock *lock = take_kept(client);
+        assert_true(server_restart(&server, true));
+        assert_true(until(atomic_load(&heard.told) >= 0));
+        assert_status((belay_status)atomic_load(&heard.told), BELAY_UNCERTAIN);
+        /* To who holds the lock it is lost, as ever. */
+        assert_true(until(!belay_lock_valid(lock, 0)));
+        assert_status(belay_release(lock, NULL), BELAY_LOST);
+        belay_close(client);
+    }
+}
+
+static void an_extension_says_so_too(void **state)
+{
+    (void)state;
+    for (int i = 2; i < KINDS; i++) {
+        belay *client = open_place(kinds[i], false, NULL);
+        heard.deaf = true;
+        belay_lock *lock = take_kept(client);
+        assert_true(server_restart(&server, true));
+        assert_true(until(atomic_load(&heard.told) >= 0));
+        assert_status(belay_extend(lock, LONG_MS, NULL), BELAY_LOST);
+        assert_int_equal(heard.cause, BELAY_CAUSE_FORGOTTEN);
+        belay_release(lock, NULL);
+        belay_close(client);
+    }
+}
+
+static void a_lock_that_was_taken_away_is_not_forgotten(void **state)
+{
+    (void)state;
+    belay *client = open_place("redis", false, NULL);
+    belay_lock *lock = take_kept(client);
+    server_command(&server, NULL, "DEL belay:job");
+    assert_status(belay_extend(lock, LONG_MS, NULL), BELAY_LOST);
+    assert_int_equal(heard.cause, BELAY_CAUSE_NONE);
+    belay_release(lock, NULL);
+    belay_close(client);
+}
+
+/* Seen after the restart, and gone afterwards. */
+static void nor_is_one_that_outlived_the_restart(void **state)
+{
+    (void)state;
+    belay *client = open_place("keeping", false, NULL);
+    belay_lock *lock = take_kept(client);
+    assert_true(server_restart(&keeping, false));
+    assert_true(until(server_calls(&keeping, "get") > 0)); /* it is looked at */
+    server_command(&keeping, NULL, "DEL belay:job");
+    assert_status(belay_extend(lock, LONG_MS, NULL), BELAY_LOST);
+    assert_int_equal(heard.cause, BELAY_CAUSE_NONE);
+    assert_int_equal(atomic_load(&heard.told), -1);
+    belay_release(lock, NULL);
+    belay_close(client);
+}
+
+static void nor_is_one_that_another_holds_after_the_restart(void **state)
+{
+    (void)state;
+    belay *client = open_place("keeping", false, NULL);
+    heard.deaf = true;
+    belay_lock *lock = take_kept(client);
+    server_command(&keeping, NULL, "SET belay:job 0123456789abcdef0123456789abcdef PX 60000");
+    assert_true(server_restart(&keeping, false));
+    assert_true(until(atomic_load(&heard.told) >= 0));
+    assert_status((belay_status)atomic_load(&heard.told), BELAY_LOST);
+    assert_status(belay_extend(lock, LONG_MS, NULL), BELAY_LOST);
+    assert_int_equal(heard.cause, BELAY_CAUSE_NONE);
+    belay_release(lock, NULL);
+    belay_close(client);
+}
+
 #define IS(function) cmocka_unit_test_setup_teardown(function, tidy, tidy)
 
 int main(int argc, char **argv)
@@ -447,6 +544,11 @@ int main(int argc, char **argv)
         IS(who_holds_nothing_moves_no_token),
         IS(a_fence_that_is_none_refuses_the_floor),
         IS(every_script_has_the_name_that_is_sent),
+        IS(what_a_restarted_server_does_not_know_is_forgotten),
+        IS(an_extension_says_so_too),
+        IS(a_lock_that_was_taken_away_is_not_forgotten),
+        IS(nor_is_one_that_outlived_the_restart),
+        IS(nor_is_one_that_another_holds_after_the_restart),
     };
     if (argc > 1) cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests(tests, setup, teardown) == 0 ? 0 : 1;
