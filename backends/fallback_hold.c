@@ -203,10 +203,12 @@ bool belay__fallback_hold_forgotten(struct fallback_hold *hold, bool tell, const
     return true;
 }
 
-/* The last moment to decide that it lives on without the primary. */
+/* The last moment to decide that it lives on without the primary: with time for two attempts, and
+ * before the holder itself acts upon a lock that can't be extended (`belay run` up to a third of
+ * the TTL before its end). */
 static int64_t decide_ns(const struct fallback_hold *hold)
 {
-    int64_t before = (int64_t)hold->ttl_ms * FALLBACK_MS / 10;
+    int64_t before = (int64_t)hold->ttl_ms * FALLBACK_MS * 2 / 5;
     if (before < 2 * hold->fb->patience_ns) before = 2 * hold->fb->patience_ns;
     return hold->prime.until_ns - before;
 }

@@ -70,6 +70,7 @@ static void unreached(struct fallback_keep *keep)
     struct fallback_hold *hold = keep->hold;
     if (belay__fallback_hold_unreached(hold) || (hold->adopted && keep->fb->local)) {
         hold->fleet = false;
+        belay_error_set(keep->op->error, BELAY_OK, NULL, "%s", keep->fb->health.why);
         keep_settle(keep, BELAY_OK);
         return;
     }
@@ -120,6 +121,7 @@ static void prime_extended(struct fallback_keep *keep, belay_status status)
         child_start(keep, &hold->prime, BELAY_VERB_ACQUIRE);
     } else if (status == BELAY_LOST && keep->child.cause == BELAY_CAUSE_FORGOTTEN &&
                belay__fallback_hold_forgotten(hold, false, "")) {
+        belay_error_set(keep->op->error, BELAY_OK, NULL, "the primary has forgotten it");
         keep_settle(keep, BELAY_OK);
     } else if (status == BELAY_LOST) {
         hold->prime.there = false;
