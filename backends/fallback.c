@@ -103,6 +103,7 @@ static belay_status fallback_create(belay_backend **out, belay_env *env,
     belay_links_init(&fb->wants);
     belay_links_init(&fb->frees);
     belay_links_init(&fb->parked);
+    belay_links_init(&fb->doubts);
     fb->pump.fn = belay__fallback_pump;
     belay__fallback_health_init(fb);
     belay_status status = settings_read(fb, settings, err);

@@ -67,6 +67,7 @@ struct fallback {
     belay_task pump;     /* goes on with `wants` */
     belay_link frees;    /* releases under way */
     belay_link parked;   /* acquires behind a release of the same key */
+    belay_link doubts;   /* acquires that wait for a probe */
     uint64_t token_seen; /* the largest */
     char *probe_key, *hint_key;
 };
@@ -191,6 +192,8 @@ void belay__fallback_side_op(struct fallback_hold *hold, struct fallback_side *s
 
 void belay__fallback_take(belay_backend *base, belay_op *op);
 void belay__fallback_take_cancel(belay_op *op);
+/* The probe that they wait for has ended. */
+void belay__fallback_take_decided(struct fallback *fb);
 /* A release of that key has ended: whoever is parked behind it goes on. */
 void belay__fallback_take_freed(struct fallback *fb, belay_str key);
 void belay__fallback_unwait(belay_backend *base, belay_wait *wait);
@@ -209,9 +212,17 @@ void belay__fallback_look_cancel(belay_op *op);
 
 /* ------------------------------------------------------------------ health */
 
+enum fallback_word {                 /* what an answer, or none, tells of the primary */
+                     FALLBACK_FINE,  /* it was reached, or nothing is known */
+                     FALLBACK_DOUBT, /* the connection was cut under an acquire: a probe will tell
+                                      */
+                     FALLBACK_GONE   /* it is done without */
+};
+
 void belay__fallback_health_init(struct fallback *fb);
-/* An op on the primary settled. True: the primary could not be reached, and is done without. */
-bool belay__fallback_health_heard(struct fallback *fb, const belay_op *op, belay_status status);
+/* An op on the primary settled. */
+enum fallback_word belay__fallback_health_heard(struct fallback *fb, const belay_op *op,
+                                                belay_status status);
 void belay__fallback_health_stop(struct fallback *fb);          /* at close */
 bool belay__fallback_health_settles(const struct fallback *fb); /* no host grant yet */
 /* Says in core's op why it fails: the primary is done without, and its caller can't be served. */

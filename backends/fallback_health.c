@@ -121,10 +121,12 @@ static void probe_done(belay_op *op, belay_status status)
     belay_env_mind(fb->env, false);
     bool was_down = health->down;
     (void)belay__fallback_health_heard(fb, op, status);
-    if (!health->down || fb->closing) return;
-    if (was_down) interval_double(fb);
-    if (!belay_timer_armed(&health->timer)) probe_arm(fb);
-    if (was_down) belay__fallback_hint_want(fb, true); /* it is still so */
+    if (was_down && health->down && !fb->closing) {
+        interval_double(fb);
+        probe_arm(fb);
+        belay__fallback_hint_want(fb, true); /* it is still so */
+    }
+    belay__fallback_take_decided(fb);
 }
 
 static void probe_begin(struct fallback *fb)
@@ -159,28 +161,38 @@ static void timer_due(belay_timer *timer)
 /* ------------------------------------------------------------------ evidence */
 
 /* Unreachable is a matter of UNAVAILABLE and UNCERTAIN alone. A refusal, a full disk, a server that
- * is busy: it was reached. What its caller's own deadline cut short says neither. */
-bool belay__fallback_health_heard(struct fallback *fb, const belay_op *op, belay_status status)
+ * is busy: it was reached. What its caller's own deadline cut short says neither, and callers with
+ * less patience than one `timeout` would never find out: a probe does. An acquire whose connection
+ * was cut can't be sent again, and has not had its full time: a probe has. */
+enum fallback_word belay__fallback_health_heard(struct fallback *fb, const belay_op *op,
+                                                belay_status status)
 {
     struct fallback_health *health = &fb->health;
     bool failed = status == BELAY_UNAVAILABLE || status == BELAY_UNCERTAIN;
+    bool cut = op->verb == BELAY_VERB_ACQUIRE && status == BELAY_UNCERTAIN && !op->canceled;
+    bool unclear = op->cause == BELAY_CAUSE_CUT_SHORT || op->cause == BELAY_CAUSE_NONE;
+    if (status == BELAY_NOMEM || status == BELAY_UNSUPPORTED || status == BELAY_INVALID ||
+        fb->closing)
+        return FALLBACK_FINE;
     if (failed && op->cause == BELAY_CAUSE_UNREACHABLE) {
-        if (health->failures++ == 0) health->first_ns = belay_env_now(fb->env);
         why_set(fb, op);
-        if (!health->down && !fb->closing && health->failures >= fb->trip_after) trip(fb);
-        return health->down;
+        if (health->down) return FALLBACK_GONE;
+        if (health->first_ns == 0) health->first_ns = belay_env_now(fb->env);
+        if (cut) {
+            probe_begin(fb);
+            return FALLBACK_DOUBT;
+        }
+        if (++health->failures >= fb->trip_after) trip(fb);
+        return health->down ? FALLBACK_GONE : FALLBACK_FINE;
     }
-    if (status == BELAY_NOMEM || status == BELAY_UNSUPPORTED || status == BELAY_INVALID)
-        return false;
-    if (failed && (op->cause == BELAY_CAUSE_CUT_SHORT || op->cause == BELAY_CAUSE_NONE)) {
-        /* Callers with less patience than one `timeout` would never find out. */
+    if (failed && unclear) {
         if (!health->down && op != &health->op) probe_begin(fb);
-        return false;
+        return FALLBACK_FINE;
     }
     health->failures = 0;
     health->first_ns = 0;
     if (health->down) recover(fb);
-    return false;
+    return FALLBACK_FINE;
 }
 
 bool belay__fallback_health_settles(const struct fallback *fb)

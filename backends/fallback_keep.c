@@ -108,7 +108,7 @@ static void row_extended(struct fallback_keep *keep, belay_status status)
 static void prime_extended(struct fallback_keep *keep, belay_status status)
 {
     struct fallback_hold *hold = keep->hold;
-    bool gone = belay__fallback_health_heard(keep->fb, &keep->child, status);
+    bool gone = belay__fallback_health_heard(keep->fb, &keep->child, status) == FALLBACK_GONE;
     keep->op->cause = keep->child.cause;
     if (status == BELAY_OK) {
         belay__fallback_side_set(hold, &hold->prime, &keep->child);

@@ -21,6 +21,7 @@ enum take_step {
     TAKE_PARKED, /* behind a release of the same key */
     TAKE_ROW,
     TAKE_PRIME,
+    TAKE_DOUBT,   /* the primary was cut off: a probe tells whether it is gone */
     TAKE_RAISE,   /* the secondary's fence */
     TAKE_REFRESH, /* the row has become old while the primary was asked */
     TAKE_LETGO    /* of the row, and then the answer */
@@ -35,8 +36,8 @@ struct take {
     bool degraded;       /* it is the row that counts */
     belay_status status; /* the answer, when the row is let go */
     uint64_t row_token;
-    int64_t row_ns; /* when the row was taken */
-    belay_link parked;
+    int64_t row_ns;    /* when the row was taken */
+    belay_link parked; /* among fb->parked or fb->doubts */
     belay_op child;
 };
 
@@ -258,7 +259,7 @@ static void prime_done(struct take *take, belay_status status)
     struct fallback_hold *hold = take->hold;
     belay_op *op = take->op;
     struct relay *relay = op->wait != NULL ? op->wait->data : NULL;
-    bool gone = belay__fallback_health_heard(fb, &take->child, status);
+    enum fallback_word word = belay__fallback_health_heard(fb, &take->child, status);
     if (status == BELAY_OK) {
         belay__fallback_side_set(hold, &hold->prime, &take->child);
         hold->token = take->child.token;
@@ -274,8 +275,32 @@ static void prime_done(struct take *take, belay_status status)
     /* From now on it is the primary whose word is awaited: others of this host who take the row
      * and let it go again must not wake us, nor we them. */
     if (status == BELAY_HELD && relay != NULL) unwait(fb->secondary, &relay->row, &relay->row_seen);
-    if (gone && !take->canceled) degrade(take);
-    else take_letgo(take, status);
+    if (word == FALLBACK_GONE && !take->canceled) {
+        degrade(take);
+    } else if (word == FALLBACK_DOUBT && !take->canceled && belay__fallback_may_degrade(fb, op)) {
+        take->step = TAKE_DOUBT;
+        take->status = status;
+        belay_link_append(&fb->doubts, &take->parked);
+    } else {
+        take_letgo(take, status);
+    }
+}
+
+void belay__fallback_take_decided(struct fallback *fb)
+{
+    belay_link decided;
+    belay_links_init(&decided);
+    while (!belay_links_empty(&fb->doubts)) {
+        belay_link *link = fb->doubts.next;
+        belay_unlink(link);
+        belay_link_append(&decided, link);
+    }
+    while (!belay_links_empty(&decided)) {
+        struct take *take = belay_container_of(decided.next, struct take, parked);
+        belay_unlink(&take->parked);
+        if (fb->health.down) degrade(take);
+        else take_letgo(take, take->status);
+    }
 }
 
 /* The row was extended, for its fence or its time. */
@@ -308,7 +333,8 @@ static void take_done(belay_op *child, belay_status status)
         if (belay__fallback_is_answer(status)) take->hold->row.there = false;
         take_settle(take, take->status);
         break;
-    case TAKE_PARKED: break;
+    case TAKE_PARKED:
+    case TAKE_DOUBT: break;
     }
 }
 
@@ -367,5 +393,6 @@ void belay__fallback_take_cancel(belay_op *op)
     if (take->step == TAKE_PARKED)
         take_fail(take, BELAY_UNAVAILABLE, BELAY_CAUSE_CUT_SHORT,
                   "an earlier release of the lock is still under way");
+    else if (take->step == TAKE_DOUBT) take_letgo(take, take->status);
     else belay_op_cancel(&take->child);
 }
