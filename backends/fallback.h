@@ -142,6 +142,7 @@ struct fallback_hold {
     bool redo;      /* `op` has ended, and `work` is tried again by the timer */
     int32_t also_pid;
     uint32_t backoff_ms;
+    int64_t refused_ns; /* since when the primary says that another holds it; 0: it does not */
     enum fallback_work work;
     belay_op op;
     belay_timer timer;

@@ -357,6 +357,7 @@ static void promoted(struct fallback_hold *hold)
     if (hold->lost || hold->ending) return;
     hold->fleet = true;
     hold->failing = false;
+    hold->refused_ns = 0;
     snprintf(why, sizeof why, "%s is back", belay_env_name(hold->fb->primary->env));
     belay_grant_changed(&hold->base, hold->prime.scope, belay__fallback_hold_until(hold), why);
 }
@@ -395,6 +396,15 @@ static void revive_done(struct fallback_hold *hold, belay_status status)
     } else {
         promote_later(hold);
     }
+}
+
+/* It may be what an earlier holder of this host left there, which is being let go by now: a little
+ * later that is gone, and who is there still is another. */
+static bool refused_long(struct fallback_hold *hold)
+{
+    int64_t now = belay_env_now(hold->fb->env);
+    if (hold->refused_ns == 0) hold->refused_ns = now;
+    return now - hold->refused_ns >= GRACE_MS * FALLBACK_MS + hold->fb->patience_ns;
 }
 
 static void retake_done(struct fallback_hold *hold, belay_status status)
@@ -436,6 +446,8 @@ void belay__fallback_holds_recovered(struct fallback *fb)
 {
     for (belay_link *at = fb->holds.next; at != &fb->holds; at = at->next) {
         struct fallback_hold *hold = belay_container_of(at, struct fallback_hold, all);
+        bool cleans = hold->work == FALLBACK_CLEAN && hold->redo;
+        if (cleans) belay_timer_arm(fb->env, &hold->timer, belay_env_now(fb->env));
         if (hold->row.there && !hold->dropped) belay__fallback_hold_want(hold);
     }
 }

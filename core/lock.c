@@ -136,6 +136,12 @@ static void grant_told(belay_grant *grant, belay_status status, belay_scope scop
         return;
     }
     if (lock->lost) return;
+    int64_t old = atomic_load_explicit(&lock->deadline_ns, memory_order_relaxed);
+    if (belay__loop_now(&lock->client->loop) >=
+        old) { /* nobody watches it: this is when it shows */
+        belay__lock_lose(lock, false, "its TTL ran out");
+        return;
+    }
     atomic_store_explicit(&lock->deadline_ns, deadline_ns, memory_order_release);
     set_scope(lock, scope, why);
     if (!lock->lost) belay__keeper_arm(lock);
