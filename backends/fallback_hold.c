@@ -13,7 +13,13 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { PROMOTING_MOST = 16, AGAIN_FIRST_MS = 20, AGAIN_LAST_MS = 1000, TTL_LEAST_MS = 100 };
+enum {
+    PROMOTING_MOST = 16,
+    AGAIN_FIRST_MS = 20,
+    AGAIN_LAST_MS = 1000,
+    TTL_LEAST_MS = 100,
+    GRACE_MS = 1000
+};
 
 static void work_done(belay_op *op, belay_status status);
 static void timer_due(belay_timer *timer);
@@ -413,6 +419,8 @@ static void retake_done(struct fallback_hold *hold, belay_status status)
     if (status == BELAY_OK) {
         belay__fallback_side_set(hold, &hold->prime, &hold->op);
         promoted(hold);
+    } else if (status == BELAY_HELD && !refused_long(hold)) {
+        promote_later(hold);
     } else if (status == BELAY_HELD) {
         work_end(hold);
         belay__fallback_hold_lose(hold,

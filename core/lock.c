@@ -137,8 +137,8 @@ static void grant_told(belay_grant *grant, belay_status status, belay_scope scop
     }
     if (lock->lost) return;
     int64_t old = atomic_load_explicit(&lock->deadline_ns, memory_order_relaxed);
-    if (belay__loop_now(&lock->client->loop) >=
-        old) { /* nobody watches it: this is when it shows */
+    /* Nobody may have watched it: this is where it shows. */
+    if (belay__loop_now(&lock->client->loop) >= old) {
         belay__lock_lose(lock, false, "its TTL ran out");
         return;
     }
