@@ -135,6 +135,7 @@ struct fallback_hold {
     bool tainted; /* the primary may yet execute an acquire with the row's owner id */
     bool adopted; /* made for one op: which sides it has is not known */
     bool detached;
+    bool far;    /* its holder has no use for the row alone */
     bool ending; /* a release has begun */
     bool lost;
     bool dropped;   /* core has none of it: not yet, or no more */

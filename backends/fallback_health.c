@@ -13,7 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { LASTING = 30, LOG_EVERY_S = 10 };
+enum { LASTING = 10, LOG_EVERY_S = 10 };
 
 #define SECOND (1000 * FALLBACK_MS)
 
@@ -76,8 +76,9 @@ static void trip(struct fallback *fb)
     char text[sizeof health->why + 80];
     health->down = true;
     health->since_ns = now;
-    bool lasted = health->up_ns == 0 || now - health->up_ns >= LASTING * health->interval_ns;
-    if (lasted || health->interval_ns == 0) health->interval_ns = fb->probe_every_ns;
+    int64_t up = now - health->up_ns;
+    bool lasted = up >= LASTING * fb->probe_every_ns && up >= 2 * health->interval_ns;
+    if (lasted || health->up_ns == 0) health->interval_ns = fb->probe_every_ns;
     else interval_double(fb);
     if (fb->local)
         snprintf(text, sizeof text, "degraded: locks reach this %s alone: %s",

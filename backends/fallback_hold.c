@@ -46,6 +46,7 @@ struct fallback_hold *belay__fallback_hold_new(struct fallback *fb, const belay_
     }
     hold->ttl_ms = op->ttl_ms;
     hold->detached = op->detached;
+    hold->far = op->at_least > fb->host_scope;
     hold->also_pid = op->also_pid;
     belay_timer_init(&hold->timer, timer_due);
     hold->key_length = (uint32_t)op->key.length;
@@ -198,7 +199,7 @@ void belay__fallback_hold_demote(struct fallback_hold *hold, bool tell, const ch
 
 static bool may_live_on(const struct fallback_hold *hold)
 {
-    return hold->fb->local && hold->row.there && !hold->lost && !hold->ending;
+    return hold->fb->local && !hold->far && hold->row.there && !hold->lost && !hold->ending;
 }
 
 bool belay__fallback_hold_forgotten(struct fallback_hold *hold, bool tell, const char *why)
@@ -222,7 +223,7 @@ static int64_t decide_ns(const struct fallback_hold *hold)
 bool belay__fallback_hold_unreached(struct fallback_hold *hold)
 {
     struct fallback *fb = hold->fb;
-    if (!hold->fleet || hold->lost || hold->ending || !fb->local) return false;
+    if (!hold->fleet || hold->lost || hold->ending || hold->far || !fb->local) return false;
     int64_t decide = decide_ns(hold);
     if (hold->row.there && belay_env_now(fb->env) >= decide) {
         belay__fallback_hold_demote(hold, false, "");
@@ -384,6 +385,9 @@ static void revive_done(struct fallback_hold *hold, belay_status status)
         } else {
             hold->failing = false;
             work_end(hold);
+            if (!hold->lost && !hold->ending)
+                belay_grant_changed(&hold->base, hold->prime.scope,
+                                    belay__fallback_hold_until(hold), "");
         }
     } else if (hold->fleet) { /* a last try before it is demoted */
         if (status == BELAY_LOST && hold->op.cause != BELAY_CAUSE_FORGOTTEN) {

@@ -152,7 +152,10 @@ static void extend_begin(struct fallback_keep *keep)
     struct fallback_hold *hold = keep->hold;
     if (hold->lost) {
         lost(keep, "it was lost before");
-    } else if (hold->row.there) {
+        return;
+    }
+    hold->ttl_ms = keep->op->ttl_ms;
+    if (hold->row.there) {
         keep->step = KEEP_ROW;
         child_start(keep, &hold->row, BELAY_VERB_EXTEND);
     } else {
@@ -282,7 +285,7 @@ static struct fallback_hold *adopt(struct fallback *fb, const belay_op *op)
     if (hold == NULL) return NULL;
     hold->adopted = hold->fleet = true;
     hold->prime.there = true;
-    hold->row.there = fb->host_first;
+    hold->row.there = fb->host_first || fb->health.down || op->verb == BELAY_VERB_RELEASE;
     hold->prime.scope = belay__fallback_scope(fb->primary);
     hold->row.scope = fb->host_scope;
     return hold;

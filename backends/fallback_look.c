@@ -154,7 +154,10 @@ static belay_status find_mode(struct fallback *fb, belay_op *op)
     int64_t now = belay_env_now(fb->env);
     const char *name = belay_env_name(fb->primary->env);
     if (!health->down)
-        return belay_op_find(op, BELAY_FINE, "mode", "", "", "locks are taken from %s", name);
+        return belay_op_find(op, BELAY_FINE, "mode", "", "",
+                             fb->local ? "locks of %s; where that is out of reach, of %s alone"
+                                       : "locks of %s and %s; none where the first is out of reach",
+                             name, belay_env_name(fb->secondary->env));
     return belay_op_find(op, BELAY_WARNING, "mode",
                          fb->local ? "locks exclude others on this host alone"
                                    : "no lock can be taken (policy = \"closed\")",
