@@ -179,7 +179,7 @@ static void released(struct fallback_keep *keep)
         status = row_gone ? BELAY_LOST : row;
         keep->op->unsure_release = keep->prime_unsure;
     } else {
-        status = row;
+        status = hold->adopted && row_gone ? BELAY_OK : row;
     }
     keep_settle(keep, status);
 }
