@@ -27,9 +27,10 @@ struct fallback_health {
     int64_t since_ns;    /* down: when it was found so */
     int64_t up_ns;       /* when it was found back last; 0: never */
     int64_t interval_ns; /* between probes */
-    int64_t logged_ns;   /* when that was logged last; 0: never */
-    uint32_t unlogged;   /* changes since */
-    belay_timer timer;   /* the next probe */
+    int64_t logged_ns;   /* since when `logged` lines about it are counted */
+    uint32_t logged;
+    uint32_t unlogged; /* left out since the last */
+    belay_timer timer; /* the next probe */
     belay_op op;
     belay_error error; /* the probe's */
     char owner[BELAY_OWNER_LENGTH + 1];

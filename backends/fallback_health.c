@@ -13,7 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { LASTING = 10, LOG_EVERY_S = 10 };
+enum { LASTING = 10, LOG_LINES = 6, LOG_S = 60 };
 
 #define SECOND (1000 * FALLBACK_MS)
 
@@ -40,18 +40,20 @@ static void say(struct fallback *fb, const char *text)
     struct fallback_health *health = &fb->health;
     int64_t now = belay_env_now(fb->env);
     const char *name = belay_env_name(fb->env);
-    if (health->logged_ns != 0 && now - health->logged_ns < LOG_EVERY_S * SECOND &&
-        health->unlogged < UINT32_MAX) {
+    if (health->logged == 0 || now - health->logged_ns >= LOG_S * SECOND) {
+        health->logged_ns = now;
+        health->logged = 0;
+    }
+    if (health->logged++ >= LOG_LINES) {
         health->unlogged++;
         belay_env_log(fb->env, BELAY_LOG_DEBUG, "%s: %s", name, text);
         return;
     }
-    if (health->unlogged > 1)
+    if (health->unlogged > 0)
         belay_env_log(fb->env, BELAY_LOG_WARN,
                       "%s: %s (%" PRIu32 " changes before were not logged)", name, text,
                       health->unlogged);
     else belay_env_log(fb->env, BELAY_LOG_WARN, "%s: %s", name, text);
-    health->logged_ns = now;
     health->unlogged = 0;
 }
 
