@@ -27,6 +27,7 @@ struct fallback_health {
     int64_t since_ns;    /* down: when it was found so */
     int64_t up_ns;       /* when it was found back last; 0: never */
     int64_t interval_ns; /* between probes */
+    int64_t probed_ns;   /* when the last one began */
     int64_t logged_ns;   /* since when `logged` lines about it are counted */
     uint32_t logged;
     uint32_t unlogged; /* left out since the last */

@@ -17,12 +17,13 @@ enum { LASTING = 10, LOG_LINES = 6, LOG_S = 60 };
 
 #define SECOND (1000 * FALLBACK_MS)
 
-static void probe_arm(struct fallback *fb)
+/* From one probe's beginning to the next one's. */
+static void probe_arm(struct fallback *fb, int64_t since_ns)
 {
     struct fallback_health *health = &fb->health;
     uint32_t fifth_us = (uint32_t)(health->interval_ns / 5000);
     int64_t pause = health->interval_ns - (int64_t)belay_env_random_below(fb->env, fifth_us) * 1000;
-    belay_timer_arm(fb->env, &health->timer, belay_env_now(fb->env) + pause);
+    belay_timer_arm(fb->env, &health->timer, since_ns + pause);
 }
 
 static void interval_double(struct fallback *fb)
@@ -91,7 +92,7 @@ static void trip(struct fallback *fb)
                     health->first_ns, "%s", health->why);
     belay_env_mind(fb->env, true);  /* probes need the client's thread ... */
     belay_env_mind(fb->env, false); /* ... but only when they are due */
-    probe_arm(fb);
+    probe_arm(fb, now);
     belay__fallback_hint_want(fb, true);
 }
 
@@ -126,7 +127,7 @@ static void probe_done(belay_op *op, belay_status status)
     (void)belay__fallback_health_heard(fb, op, status);
     if (was_down && health->down && !fb->closing) {
         interval_double(fb);
-        probe_arm(fb);
+        probe_arm(fb, health->probed_ns);
         belay__fallback_hint_want(fb, true); /* it is still so */
     }
     belay__fallback_take_decided(fb);
@@ -150,6 +151,7 @@ static void probe_begin(struct fallback *fb)
         .error = &health->error,
     };
     health->probing = true;
+    health->probed_ns = belay_env_now(fb->env);
     fb->busy++;
     belay_env_mind(fb->env, true);
     belay_op_start(&health->op, fb->primary, NULL, probe_done);

@@ -120,7 +120,11 @@ static void lane_retry(struct belay__lane *lane)
 {
     belay_env *env = lane->server->env;
     uint32_t backoff = lane->backoff_ms == 0 ? BACKOFF_FIRST_MS : lane->backoff_ms * 2;
-    lane->backoff_ms = backoff < BACKOFF_LAST_MS ? backoff : BACKOFF_LAST_MS;
+    /* An attempt must not lie in a pause from its beginning to its end. */
+    int64_t most = belay_env_timeout_ns(env) / (2 * MS);
+    if (most > BACKOFF_LAST_MS) most = BACKOFF_LAST_MS;
+    if (most < BACKOFF_FIRST_MS) most = BACKOFF_FIRST_MS;
+    lane->backoff_ms = backoff < (uint32_t)most ? backoff : (uint32_t)most;
     /* Half of it at random: a crowd must not come back in step. */
     int64_t us = (int64_t)lane->backoff_ms * 500;
     us += belay_env_random_below(env, (uint32_t)us + 1);
