@@ -302,6 +302,7 @@ static void demote_done(struct fallback_hold *hold, belay_status status)
     } else if (hold->failing && now < hold->prime.until_ns && !hold->ending) {
         work_again(hold, FALLBACK_DEMOTE);
     } else {
+        hold->failing = false; /* it is over: no last moment is left to wait for */
         work_end(hold);
     }
 }
