@@ -145,7 +145,8 @@ struct fallback_hold {
     bool redo;      /* `op` has ended, and `work` is tried again by the timer */
     int32_t also_pid;
     uint32_t backoff_ms;
-    int64_t refused_ns; /* since when the primary says that another holds it; 0: it does not */
+    int64_t refused_ns;     /* since when the primary says that another holds it; 0: it does not */
+    int64_t refused_end_ns; /* ... and until when, if it isn't extended */
     enum fallback_work work;
     belay_op op;
     belay_timer timer;

@@ -18,7 +18,8 @@ enum {
     AGAIN_FIRST_MS = 20,
     AGAIN_LAST_MS = 1000,
     TTL_LEAST_MS = 100,
-    GRACE_MS = 1000
+    GRACE_MS = 1000,
+    MOVED_MS = 100
 };
 
 static void work_done(belay_op *op, belay_status status);
@@ -409,13 +410,23 @@ static void revive_done(struct fallback_hold *hold, belay_status status)
     }
 }
 
-/* It may be what an earlier holder of this host left there, which is being let go by now: a little
- * later that is gone, and who is there still is another. */
-static bool refused_long(struct fallback_hold *hold)
+/* It may be what an earlier holder of this host left there: that is let go when its process finds
+ * the primary back, or ends with its TTL, and until then its end does not move. An end that moves
+ * is a living holder's. Where it is not known, a moment must do. */
+static bool refused_by_another(struct fallback_hold *hold)
 {
-    int64_t now = belay_env_now(hold->fb->env);
-    if (hold->refused_ns == 0) hold->refused_ns = now;
-    return now - hold->refused_ns >= GRACE_MS * FALLBACK_MS + hold->fb->patience_ns;
+    int64_t now = belay_env_now(hold->fb->env), left = hold->op.held_for_ns;
+    int64_t grace = GRACE_MS * FALLBACK_MS + hold->fb->patience_ns;
+    bool first = hold->refused_ns == 0;
+    if (first) hold->refused_ns = now;
+    if (left >= 0) {
+        int64_t end = now + left, before = hold->refused_end_ns;
+        hold->refused_end_ns = end;
+        if (!first && end > before + MOVED_MS * FALLBACK_MS) return true;
+        if (grace < (int64_t)hold->ttl_ms * FALLBACK_MS)
+            grace = (int64_t)hold->ttl_ms * FALLBACK_MS;
+    }
+    return now - hold->refused_ns >= grace;
 }
 
 static void retake_done(struct fallback_hold *hold, belay_status status)
@@ -424,7 +435,7 @@ static void retake_done(struct fallback_hold *hold, belay_status status)
     if (status == BELAY_OK) {
         belay__fallback_side_set(hold, &hold->prime, &hold->op);
         promoted(hold);
-    } else if (status == BELAY_HELD && !refused_long(hold)) {
+    } else if (status == BELAY_HELD && !refused_by_another(hold)) {
         promote_later(hold);
     } else if (status == BELAY_HELD) {
         work_end(hold);
