@@ -472,6 +472,7 @@ void belay__fallback_holds_recovered(struct fallback *fb)
         struct fallback_hold *hold = belay_container_of(at, struct fallback_hold, all);
         bool cleans = hold->work == FALLBACK_CLEAN && hold->redo;
         if (cleans) belay_timer_arm(fb->env, &hold->timer, belay_env_now(fb->env));
+        hold->refused_ns = 0;
         if (hold->row.there && !hold->dropped) belay__fallback_hold_want(hold);
     }
 }
