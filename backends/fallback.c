@@ -106,6 +106,7 @@ static belay_status fallback_create(belay_backend **out, belay_env *env,
     belay_links_init(&fb->doubts);
     fb->pump.fn = belay__fallback_pump;
     belay__fallback_health_init(fb);
+    belay__fallback_hint_init(fb);
     belay_status status = settings_read(fb, settings, err);
     if (status != BELAY_OK) {
         fallback_destroy(&fb->base);

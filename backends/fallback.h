@@ -43,6 +43,7 @@ struct fallback_hint {
     bool busy;   /* `op` is under way */
     bool wanted; /* it should be there */
     belay_op op;
+    belay_timer again;
     belay_grant *grant;
     char owner[BELAY_OWNER_LENGTH + 1];
     char label[BELAY_LABEL_MAX + 1];
@@ -233,6 +234,7 @@ bool belay__fallback_health_settles(const struct fallback *fb); /* no host grant
 /* Says in core's op why it fails: the primary is done without, and its caller can't be served. */
 void belay__fallback_health_refuse(struct fallback *fb, belay_op *op);
 
+void belay__fallback_hint_init(struct fallback *fb);
 void belay__fallback_hint_want(struct fallback *fb, bool wanted);
 void belay__fallback_hint_stop(struct fallback *fb);
 bool belay__fallback_hint_owes(const struct fallback *fb);

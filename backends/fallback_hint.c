@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { TTL_MORE_MS = 10000 };
+enum { TTL_MORE_MS = 10000, AGAIN_MS = 200 };
 
 static void hint_done(belay_op *op, belay_status status);
 
@@ -55,11 +55,26 @@ static void hint_done(belay_op *op, belay_status status)
     if (op->verb == BELAY_VERB_ACQUIRE && status == BELAY_OK) {
         hint->ours = true;
         hint->grant = op->grant;
-    } else if (op->verb == BELAY_VERB_RELEASE || status == BELAY_LOST) {
+    } else if (status == BELAY_LOST || (op->verb == BELAY_VERB_RELEASE && status == BELAY_OK)) {
         hint->ours = false;
         grant_drop(fb);
     }
-    if (!hint->wanted && hint->ours) hint_start(fb, BELAY_VERB_RELEASE);
+    if (hint->wanted || !hint->ours) return;
+    if (op->verb == BELAY_VERB_RELEASE) /* the place is busy, or silent */
+        belay_timer_arm(fb->env, &hint->again, belay_env_now(fb->env) + AGAIN_MS * FALLBACK_MS);
+    else hint_start(fb, BELAY_VERB_RELEASE);
+}
+
+static void again_due(belay_timer *timer)
+{
+    struct fallback_hint *hint = belay_container_of(timer, struct fallback_hint, again);
+    struct fallback *fb = belay_container_of(hint, struct fallback, hint);
+    if (!hint->busy && hint->ours && !hint->wanted) hint_start(fb, BELAY_VERB_RELEASE);
+}
+
+void belay__fallback_hint_init(struct fallback *fb)
+{
+    belay_timer_init(&fb->hint.again, again_due);
 }
 
 void belay__fallback_hint_want(struct fallback *fb, bool wanted)
@@ -83,6 +98,7 @@ bool belay__fallback_hint_owes(const struct fallback *fb)
 
 void belay__fallback_hint_free(struct fallback *fb)
 {
+    belay_timer_disarm(fb->env, &fb->hint.again);
     if (fb->hint.busy) belay_op_abandon(&fb->hint.op);
     grant_drop(fb);
 }

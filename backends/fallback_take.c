@@ -126,10 +126,14 @@ static void take_grant(struct take *take)
     belay__fallback_hold_put(hold);
 }
 
-/* The answer is known, and the row is in the way of others. */
+/* The answer is known, and the row is in the way of others. From now on it is the primary whose
+ * word is awaited: others of this host who take the row and let it go again must not wake us, nor
+ * we them. */
 static void take_letgo(struct take *take, belay_status status)
 {
     struct fallback_hold *hold = take->hold;
+    struct relay *relay = take->op->wait != NULL ? take->op->wait->data : NULL;
+    if (relay != NULL) unwait(take->fb->secondary, &relay->row, &relay->row_seen);
     take->status = status;
     if (!hold->row.there || take->canceled) { /* no time: it is let go in the background */
         take_settle(take, status);
@@ -258,7 +262,6 @@ static void prime_done(struct take *take, belay_status status)
     struct fallback *fb = take->fb;
     struct fallback_hold *hold = take->hold;
     belay_op *op = take->op;
-    struct relay *relay = op->wait != NULL ? op->wait->data : NULL;
     enum fallback_word word = belay__fallback_health_heard(fb, &take->child, status);
     if (status == BELAY_OK) {
         belay__fallback_side_set(hold, &hold->prime, &take->child);
@@ -272,9 +275,6 @@ static void prime_done(struct take *take, belay_status status)
     if (status == BELAY_UNCERTAIN) hold->tainted = true;
     op->cause = take->child.cause;
     op->held_for_ns = take->child.held_for_ns;
-    /* From now on it is the primary whose word is awaited: others of this host who take the row
-     * and let it go again must not wake us, nor we them. */
-    if (status == BELAY_HELD && relay != NULL) unwait(fb->secondary, &relay->row, &relay->row_seen);
     if (word == FALLBACK_GONE && !take->canceled) {
         degrade(take);
     } else if (word == FALLBACK_DOUBT && !take->canceled && belay__fallback_may_degrade(fb, op)) {
