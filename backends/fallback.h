@@ -108,7 +108,8 @@ static inline bool belay__fallback_may_degrade(const struct fallback *fb, const 
 struct fallback_side {
     belay_backend *place;
     belay_grant *grant;
-    bool there; /* it may be */
+    bool there;        /* it may be */
+    belay_status told; /* LOST or UNCERTAIN: the place said so of its lock; else OK */
     belay_scope scope;
     int64_t until_ns; /* the holder may believe in this side until then */
     int64_t gone_ns;  /* by then its TTL has run out at the place as well */
@@ -143,6 +144,7 @@ struct fallback_hold {
     bool lost;
     bool dropped;   /* core has none of it: not yet, or no more */
     bool promoting; /* counted in fb->promoting */
+    bool wanting;   /* to be promoted, when no op uses it any more */
     bool redo;      /* `op` has ended, and `work` is tried again by the timer */
     int32_t also_pid;
     uint32_t backoff_ms;

@@ -10,6 +10,7 @@
  * says what it is doing. See fallback.h. */
 #include "fallback.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -86,7 +87,7 @@ static void hold_check(struct fallback_hold *hold)
 
 void belay__fallback_hold_put(struct fallback_hold *hold)
 {
-    hold->users--;
+    if (--hold->users == 0 && hold->wanting) belay__fallback_hold_want(hold);
     hold_check(hold);
 }
 
@@ -118,7 +119,8 @@ static void prime_told(belay_grant *grant, belay_status status, belay_scope scop
         return;
     }
     hold->prime.there = false;
-    if (!hold->fleet || hold->lost) return;
+    hold->prime.told = status;
+    if (!hold->fleet || hold->lost) return; /* on its way: who sets `fleet` looks at `there` */
     if (status == BELAY_UNCERTAIN && belay__fallback_hold_forgotten(hold, true, why)) return;
     belay__fallback_hold_lose(hold, why);
 }
@@ -132,7 +134,8 @@ void belay__fallback_side_set(struct fallback_hold *hold, struct fallback_side *
         side_drop(side);
         side->until_ns = 0;
         side->grant = op->grant;
-        memcpy(side->owner, op->owner, sizeof side->owner);
+        side->told = BELAY_OK;
+        if (op->owner != side->owner) memcpy(side->owner, op->owner, sizeof side->owner);
     }
     side->there = true;
     side->scope = op->scope;
@@ -169,10 +172,11 @@ int64_t belay__fallback_hold_until(const struct fallback_hold *hold)
 
 void belay__fallback_hold_settle(struct fallback_hold *hold, belay_op *op)
 {
+    int64_t until = belay__fallback_hold_until(hold);
+    assert(until != INT64_MAX && "it is held nowhere");
     op->scope = hold->fleet ? hold->prime.scope : hold->row.scope;
     op->token = hold->token;
-    op->sent_ns = belay__fallback_hold_until(hold) + belay__fallback_drift(op->ttl_ms) -
-                  (int64_t)op->ttl_ms * FALLBACK_MS;
+    op->sent_ns = until + belay__fallback_drift(op->ttl_ms) - (int64_t)op->ttl_ms * FALLBACK_MS;
     belay_op_settle(op, BELAY_OK);
 }
 
@@ -313,7 +317,9 @@ static void demote_done(struct fallback_hold *hold, belay_status status)
 void belay__fallback_hold_want(struct fallback_hold *hold)
 {
     struct fallback *fb = hold->fb;
+    hold->wanting = hold->users > 0; /* an extension may use what the primary has of it yet */
     if (hold->fleet || hold->lost || hold->ending || hold->adopted || fb->closing) return;
+    if (hold->wanting) return;
     if (!belay_linked(&hold->want)) belay_link_append(&fb->wants, &hold->want);
     belay_task_post(fb->env, &fb->pump);
 }
@@ -362,6 +368,12 @@ static void retake_begin(struct fallback_hold *hold)
 static void promoted(struct fallback_hold *hold)
 {
     char why[sizeof hold->fb->health.why];
+    if (!hold->prime.there && !hold->lost && !hold->ending) { /* gone again already */
+        if (hold->prime.told == BELAY_UNCERTAIN) promote_later(hold);
+        else belay__fallback_hold_lose(hold, "the primary lost it as soon as it had it");
+        if (hold->lost) work_end(hold);
+        return;
+    }
     work_end(hold);
     if (hold->lost || hold->ending) return;
     hold->fleet = true;
@@ -462,7 +474,8 @@ void belay__fallback_pump(belay_task *task)
            !fb->closing) {
         struct fallback_hold *hold = belay_container_of(fb->wants.next, struct fallback_hold, want);
         belay_unlink(&hold->want);
-        if (hold->work == FALLBACK_IDLE && !hold->fleet) promote_begin(hold);
+        hold->wanting = hold->users > 0;
+        if (hold->work == FALLBACK_IDLE && !hold->fleet && !hold->wanting) promote_begin(hold);
     }
 }
 

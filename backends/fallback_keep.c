@@ -68,7 +68,8 @@ static void lost(struct fallback_keep *keep, const char *why)
 static void unreached(struct fallback_keep *keep)
 {
     struct fallback_hold *hold = keep->hold;
-    if (belay__fallback_hold_unreached(hold) || (hold->adopted && keep->fb->local)) {
+    if (belay__fallback_hold_unreached(hold) ||
+        (hold->adopted && hold->row.there && keep->fb->local)) {
         hold->fleet = false;
         belay_error_set(keep->op->error, BELAY_OK, NULL, "%s", keep->fb->health.why);
         keep_settle(keep, BELAY_OK);
@@ -92,7 +93,10 @@ static void row_extended(struct fallback_keep *keep, belay_status status)
 {
     struct fallback_hold *hold = keep->hold;
     keep->op->cause = keep->child.cause;
-    if (status == BELAY_LOST) {
+    if (status == BELAY_LOST && hold->adopted && !keep->fb->host_first) {
+        hold->row.there = false; /* perhaps there never was one */
+        extend_prime(keep);
+    } else if (status == BELAY_LOST) {
         hold->row.there = false;
         lost(keep, "the host's lock is not ours any more");
     } else if (status != BELAY_OK || keep->canceled) {

@@ -114,6 +114,11 @@ static void take_grant(struct take *take)
 {
     struct fallback_hold *hold = take->hold;
     belay_op *op = take->op;
+    if (hold->lost || !(take->degraded ? hold->row.there : hold->prime.there)) {
+        take_fail(take, BELAY_UNAVAILABLE, BELAY_CAUSE_BUSY,
+                  "it was lost again before it could be handed over");
+        return;
+    }
     hold->fleet = !take->degraded;
     hold->dropped = false;
     if (take->degraded) {
