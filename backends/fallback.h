@@ -20,10 +20,11 @@
 #define FALLBACK_MS INT64_C(1000000) /* nanoseconds */
 
 struct fallback_health {
-    bool down;           /* the primary is done without */
-    bool probing;        /* `op` is under way */
-    uint32_t failures;   /* in a row */
-    int64_t first_ns;    /* of them; 0: none */
+    bool down;         /* the primary is done without */
+    bool probing;      /* `op` is under way */
+    uint32_t failures; /* in a row */
+    int64_t first_ns;  /* of them; 0: none */
+    int64_t last_ns;
     int64_t since_ns;    /* down: when it was found so */
     int64_t up_ns;       /* when it was found back last; 0: never */
     int64_t interval_ns; /* between probes */
@@ -178,6 +179,11 @@ void belay__fallback_hold_settle(struct fallback_hold *hold, belay_op *op);
 void belay__fallback_hold_demote(struct fallback_hold *hold, bool tell, const char *why);
 /* An extension did not reach the primary. True: it has been demoted, since it was time. */
 bool belay__fallback_hold_unreached(struct fallback_hold *hold);
+/* The primary is asked to extend it now: if that is not answered by the last moment, it is demoted.
+ */
+void belay__fallback_hold_watch(struct fallback_hold *hold);
+/* ... and has. */
+void belay__fallback_hold_reached(struct fallback_hold *hold);
 void belay__fallback_hold_lose(struct fallback_hold *hold, const char *why);
 /* The primary has forgotten it. False: then it is lost. */
 bool belay__fallback_hold_forgotten(struct fallback_hold *hold, bool tell, const char *why);
@@ -231,6 +237,8 @@ void belay__fallback_health_init(struct fallback *fb);
 /* An op on the primary settled. */
 enum fallback_word belay__fallback_health_heard(struct fallback *fb, const belay_op *op,
                                                 belay_status status);
+/* Is a probe long due? Then it is under way now. */
+bool belay__fallback_health_overdue(struct fallback *fb);
 void belay__fallback_health_stop(struct fallback *fb);          /* at close */
 bool belay__fallback_health_settles(const struct fallback *fb); /* no host grant yet */
 /* Says in core's op why it fails: the primary is done without, and its caller can't be served. */

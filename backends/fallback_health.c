@@ -157,6 +157,18 @@ static void probe_begin(struct fallback *fb)
     belay_op_start(&health->op, fb->primary, NULL, probe_done);
 }
 
+/* Nobody dispatches, and so no timer comes: the call that finds that out makes the probe, and waits
+ * for it. */
+bool belay__fallback_health_overdue(struct fallback *fb)
+{
+    struct fallback_health *health = &fb->health;
+    int64_t late = belay_env_now(fb->env) - health->timer.due_ns;
+    if (!belay_timer_armed(&health->timer) || late < fb->probe_every_ns) return false;
+    belay_timer_disarm(fb->env, &health->timer);
+    probe_begin(fb);
+    return health->probing;
+}
+
 static void timer_due(belay_timer *timer)
 {
     struct fallback_health *health = belay_container_of(timer, struct fallback_health, timer);
@@ -182,7 +194,9 @@ enum fallback_word belay__fallback_health_heard(struct fallback *fb, const belay
     if (failed && op->cause == BELAY_CAUSE_UNREACHABLE) {
         why_set(fb, op);
         if (health->down) return FALLBACK_GONE;
-        if (health->first_ns == 0) health->first_ns = belay_env_now(fb->env);
+        int64_t now = belay_env_now(fb->env), gap = fb->probe_every_ns + 2 * fb->patience_ns;
+        if (health->first_ns == 0 || now - health->last_ns > gap) health->first_ns = now;
+        health->last_ns = now;
         if (cut) {
             probe_begin(fb);
             return FALLBACK_DOUBT;
@@ -202,7 +216,7 @@ enum fallback_word belay__fallback_health_heard(struct fallback *fb, const belay
 
 bool belay__fallback_health_settles(const struct fallback *fb)
 {
-    return fb->settle_ns > 0 && belay_env_now(fb->env) < fb->health.first_ns + fb->settle_ns;
+    return belay_env_now(fb->env) < fb->health.since_ns + fb->settle_ns;
 }
 
 void belay__fallback_health_refuse(struct fallback *fb, belay_op *op)
@@ -213,11 +227,11 @@ void belay__fallback_health_refuse(struct fallback *fb, belay_op *op)
     if (fb->local && op->verb == BELAY_VERB_ACQUIRE && belay__fallback_may_degrade(fb, op))
         belay_error_set(op->error, BELAY_UNAVAILABLE, belay_env_name(fb->env),
                         "no locks of this host's for another %" PRId64 " ms (settle): %s",
-                        (health->first_ns + fb->settle_ns - now) / FALLBACK_MS, health->why);
+                        (health->since_ns + fb->settle_ns - now) / FALLBACK_MS, health->why);
     else
         belay_error_set(op->error, BELAY_UNAVAILABLE, belay_env_name(fb->env),
-                        "degraded for %" PRId64 " ms: %s", (now - health->since_ns) / FALLBACK_MS,
-                        health->why);
+                        "the primary is out of reach for %" PRId64 " ms: %s",
+                        (now - health->since_ns) / FALLBACK_MS, health->why);
 }
 
 void belay__fallback_health_init(struct fallback *fb)

@@ -149,6 +149,9 @@ void belay__fallback_side_set(struct fallback_hold *hold, struct fallback_side *
 void belay__fallback_side_op(struct fallback_hold *hold, struct fallback_side *side, belay_op *op,
                              belay_verb verb, uint32_t ttl_ms)
 {
+    /* It may be executed late, and nobody be told. */
+    int64_t gone = belay_env_now(hold->fb->env) + (int64_t)ttl_ms * FALLBACK_MS;
+    if (verb == BELAY_VERB_EXTEND && gone > side->gone_ns) side->gone_ns = gone;
     *op = (belay_op){
         .verb = verb,
         .key = { hold->key, hold->key_length },
@@ -240,6 +243,24 @@ bool belay__fallback_hold_unreached(struct fallback_hold *hold)
     return false;
 }
 
+void belay__fallback_hold_watch(struct fallback_hold *hold)
+{
+    belay_env *env = hold->fb->env;
+    if (!may_live_on(hold) || !hold->fleet || hold->work != FALLBACK_IDLE) return;
+    /* Of a short TTL the answer gets half of what is left. */
+    int64_t now = belay_env_now(env), decide = decide_ns(hold);
+    if (decide <= now) decide = now + (hold->prime.until_ns - now) / 2;
+    hold->failing = true;
+    if (!belay_timer_armed(&hold->timer)) belay_timer_arm(env, &hold->timer, decide);
+}
+
+void belay__fallback_hold_reached(struct fallback_hold *hold)
+{
+    hold->fleet = true;
+    hold->failing = false;
+    if (hold->work == FALLBACK_IDLE) belay_timer_disarm(hold->fb->env, &hold->timer);
+}
+
 /* ------------------------------------------------------------------ its own op */
 
 static void work_start(struct fallback_hold *hold, struct fallback_side *side)
@@ -275,6 +296,11 @@ void belay__fallback_hold_rest(struct fallback_hold *hold)
     if (hold->redo || hold->work == FALLBACK_IDLE) work_end(hold);
 }
 
+static const char *why_of(const struct fallback_hold *hold)
+{
+    return hold->fb->health.down ? hold->fb->health.why : "an extension was not answered in time";
+}
+
 /* ------------------------------------------------------------------ demotion */
 
 /* With host_first the row is there and is extended; otherwise it has to be won. */
@@ -299,7 +325,7 @@ static void demote_done(struct fallback_hold *hold, belay_status status)
         belay__fallback_side_set(hold, &hold->row, &hold->op);
         work_end(hold);
         if (hold->fleet && hold->failing && !hold->lost && !hold->ending)
-            belay__fallback_hold_demote(hold, true, hold->fb->health.why);
+            belay__fallback_hold_demote(hold, true, why_of(hold));
     } else if (status == BELAY_LOST) {
         hold->row.there = false;
         work_end(hold);
@@ -454,6 +480,7 @@ static void retake_done(struct fallback_hold *hold, belay_status status)
         belay__fallback_hold_lose(hold,
                                   "conflict: another took it while the primary was out of reach");
     } else {
+        hold->refused_ns = 0;
         if (status == BELAY_UNCERTAIN) hold->tainted = true;
         promote_later(hold);
     }
@@ -609,8 +636,11 @@ static void timer_due(belay_timer *timer)
     bool redo = hold->redo;
     hold->redo = false;
     if (work == FALLBACK_IDLE) { /* the last moment to demote it */
-        if (!hold->failing || hold->lost || hold->ending) return;
-        if (hold->fb->health.down) demote_begin(hold);
+        int64_t fresh = (int64_t)hold->ttl_ms * FALLBACK_MS / 2;
+        if (!hold->failing || hold->lost || hold->ending || !hold->fleet) return;
+        if (may_live_on(hold) && hold->row.until_ns - belay_env_now(hold->fb->env) >= fresh)
+            belay__fallback_hold_demote(hold, true, why_of(hold));
+        else if (hold->fb->health.down) demote_begin(hold);
         else revive_begin(hold);
     } else if (redo && work == FALLBACK_CLEAN) {
         clean_begin(hold);

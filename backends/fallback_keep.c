@@ -47,6 +47,7 @@ static void child_start(struct fallback_keep *keep, struct fallback_side *side, 
     belay__fallback_side_op(keep->hold, side, &keep->child, verb, keep->op->ttl_ms);
     keep->child.error = keep->op->error;
     belay_op_start(&keep->child, side->place, keep->op, keep_done);
+    if (keep->canceled) belay_op_cancel(&keep->child); /* sent it is all the same */
 }
 
 /* ------------------------------------------------------------------ extend */
@@ -71,11 +72,12 @@ static void unreached(struct fallback_keep *keep)
     if (belay__fallback_hold_unreached(hold) ||
         (hold->adopted && hold->row.there && keep->fb->local)) {
         hold->fleet = false;
-        belay_error_set(keep->op->error, BELAY_OK, NULL, "%s", keep->fb->health.why);
+        if (keep->fb->health.down)
+            belay_error_set(keep->op->error, BELAY_OK, NULL, "%s", keep->fb->health.why);
         keep_settle(keep, BELAY_OK);
         return;
     }
-    belay__fallback_health_refuse(keep->fb, keep->op);
+    if (keep->fb->health.down) belay__fallback_health_refuse(keep->fb, keep->op);
     keep_settle(keep, BELAY_UNAVAILABLE);
 }
 
@@ -86,6 +88,7 @@ static void extend_prime(struct fallback_keep *keep)
         return;
     }
     keep->step = KEEP_PRIME;
+    if (!keep->hold->adopted) belay__fallback_hold_watch(keep->hold);
     child_start(keep, &keep->hold->prime, BELAY_VERB_EXTEND);
 }
 
@@ -109,16 +112,28 @@ static void row_extended(struct fallback_keep *keep, belay_status status)
     }
 }
 
+/* It was out of reach for this lock, whatever other attempts say of it. */
+static bool is_unreached(const struct fallback_keep *keep, belay_status status)
+{
+    if (status != BELAY_UNAVAILABLE && status != BELAY_UNCERTAIN) return false;
+    if (keep->child.cause == BELAY_CAUSE_UNREACHABLE) return true;
+    /* Its time was up: not its caller's patience. */
+    return keep->child.cause == BELAY_CAUSE_CUT_SHORT &&
+           belay_env_now(keep->fb->env) >= keep->op->settle_by_ns;
+}
+
 static void prime_extended(struct fallback_keep *keep, belay_status status)
 {
     struct fallback_hold *hold = keep->hold;
-    bool gone = belay__fallback_health_heard(keep->fb, &keep->child, status) == FALLBACK_GONE;
+    (void)belay__fallback_health_heard(keep->fb, &keep->child, status);
     keep->op->cause = keep->child.cause;
     if (status == BELAY_OK) {
         belay__fallback_side_set(hold, &hold->prime, &keep->child);
-        hold->fleet = true;
-        hold->failing = false;
+        belay__fallback_hold_reached(hold);
         if (hold->token == 0) hold->token = keep->child.token;
+        keep_settle(keep, BELAY_OK);
+    } else if (!hold->fleet) { /* it was demoted meanwhile, and has the row */
+        if (status == BELAY_LOST) hold->prime.there = false;
         keep_settle(keep, BELAY_OK);
     } else if (status == BELAY_LOST && hold->adopted && hold->row.there) {
         keep->step = KEEP_RETAKE;
@@ -130,7 +145,7 @@ static void prime_extended(struct fallback_keep *keep, belay_status status)
     } else if (status == BELAY_LOST) {
         hold->prime.there = false;
         lost(keep, "the primary says it is not ours any more");
-    } else if (gone) {
+    } else if (is_unreached(keep, status)) {
         unreached(keep);
     } else {
         keep_settle(keep, status);

@@ -19,6 +19,14 @@ struct look {
 
 static void look_done(belay_op *child, belay_status status);
 
+/* With an empty prefix the hint's row looks like a lock. */
+static bool is_no_hint(belay_op *child, const belay_info *info)
+{
+    struct look *look = belay_container_of(child, struct look, child);
+    if (strcmp(info->name, look->fb->hint_key) == 0) return false;
+    return look->op->sieve == NULL || look->op->sieve(look->op, info);
+}
+
 static void ask(struct look *look, belay_backend *place, belay_info *info)
 {
     belay_op_init_child(&look->child, look->op);
@@ -27,6 +35,7 @@ static void ask(struct look *look, belay_backend *place, belay_info *info)
         look->child.info = info;
     }
     look->at_row = place == look->fb->secondary;
+    if (look->op->verb == BELAY_VERB_LIST) look->child.sieve = is_no_hint;
     belay_op_start(&look->child, place, look->op, look_done);
 }
 

@@ -42,6 +42,7 @@ struct take {
 };
 
 static void take_done(belay_op *child, belay_status status);
+static void take_go(struct take *take);
 
 /* ------------------------------------------------------------------ waits of the children */
 
@@ -303,7 +304,8 @@ void belay__fallback_take_decided(struct fallback *fb)
     while (!belay_links_empty(&decided)) {
         struct take *take = belay_container_of(decided.next, struct take, parked);
         belay_unlink(&take->parked);
-        if (fb->health.down) degrade(take);
+        if (take->status == BELAY_OK) take_go(take); /* nobody was asked yet */
+        else if (fb->health.down) degrade(take);
         else take_letgo(take, take->status);
     }
 }
@@ -346,6 +348,17 @@ static void take_done(belay_op *child, belay_status status)
 /* ------------------------------------------------------------------ the beginning */
 
 static void take_begin(struct take *take)
+{
+    struct fallback *fb = take->fb;
+    if (fb->health.down && belay__fallback_health_overdue(fb)) {
+        take->step = TAKE_DOUBT;
+        belay_link_append(&fb->doubts, &take->parked);
+    } else {
+        take_go(take);
+    }
+}
+
+static void take_go(struct take *take)
 {
     struct fallback *fb = take->fb;
     if (fb->health.down &&
@@ -398,6 +411,9 @@ void belay__fallback_take_cancel(belay_op *op)
     if (take->step == TAKE_PARKED)
         take_fail(take, BELAY_UNAVAILABLE, BELAY_CAUSE_CUT_SHORT,
                   "an earlier release of the lock is still under way");
+    else if (take->step == TAKE_DOUBT && take->status == BELAY_OK)
+        take_fail(take, BELAY_UNAVAILABLE, BELAY_CAUSE_CUT_SHORT,
+                  "no time was left to look for the primary");
     else if (take->step == TAKE_DOUBT) take_letgo(take, take->status);
     else belay_op_cancel(&take->child);
 }

@@ -30,6 +30,7 @@ static belay_status entry_new(belay_op *op, struct entry **out)
 belay_status belay_op_emit(belay_op *op, const belay_info *info)
 {
     struct entry *entry;
+    if (op->sieve != NULL && !op->sieve(op, info)) return BELAY_OK;
     belay_status status = entry_new(op, &entry);
     if (status == BELAY_OK) entry->info = *info;
     return status;

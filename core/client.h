@@ -142,7 +142,8 @@ struct belay_lock {
     belay_lost_fn *on_lost;
     belay_scope_fn *on_scope;
     void *arg;
-    char *why; /* of the loss; NULL: memory was short, or not lost */
+    belay_op *extension; /* ... with this op; NULL: none is under way */
+    char *why;           /* of the loss; NULL: memory was short, or not lost */
     uint32_t ttl_ms;
     uint32_t every_ms;
     uint32_t refs; /* the handle, and each op that uses the grant */
@@ -150,7 +151,7 @@ struct belay_lock {
     _Atomic uint8_t scope;
     uint8_t at_least;
     bool kept, detached;
-    bool extending;           /* by the keeper */
+    bool extending;           /* by the keeper ... */
     bool lost;                /* told or to be told */
     bool definite;            /* the backend said so: there is nothing to delete */
     bool lost_due, scope_due; /* callbacks that wait */

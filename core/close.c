@@ -114,6 +114,7 @@ static void locks_end(belay *client, belay_link *handles)
         lock->lost = true;
         atomic_store_explicit(&lock->deadline_ns, INT64_MIN, memory_order_release);
         belay__keeper_stop(lock);
+        if (lock->extension != NULL) belay_op_cancel(lock->extension);
         belay__call_withdraw(&client->loop, &lock->call);
         int64_t until = belay__loop_now(&client->loop) + (int64_t)lock->ttl_ms * BELAY__MS;
         if (ours && belay__debt_begin(lock, until)) continue;

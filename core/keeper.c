@@ -34,6 +34,7 @@ static void extension_settled(belay_op *op, belay_status status)
     belay_lock *lock = extension->lock;
     belay *client = lock->client;
     lock->extending = false;
+    lock->extension = NULL;
     if (status != BELAY_OK && status != BELAY_LOST && !lock->lost && !lock->freed) {
         bool first = lock->backoff_ms == 0; /* since the last that was answered */
         uint32_t backoff = first ? RETRY_FIRST_MS : lock->backoff_ms * 2;
@@ -61,6 +62,7 @@ static void extend(belay_lock *lock, int64_t now)
     extension->lock = lock;
     lock->refs++;
     lock->extending = true;
+    lock->extension = &extension->op;
     lock->next_ns = INT64_MAX; /* until it is answered */
     client->loop.background++;
     belay__lock_op(lock, &extension->op, BELAY_VERB_EXTEND, lock->ttl_ms, extension_settled);

@@ -362,6 +362,8 @@ struct belay_op {
     uint32_t state;
     bool canceled; /* cancel was called */
     void *sink;    /* LIST, DIAGNOSE: where entries go */
+    bool (*sieve)(belay_op *op,
+                  const belay_info *info); /* LIST, a composite's: false leaves it out */
 };
 
 /* Settles the op: only queues; what waits on it runs after the stack has unwound. Legal inside the
