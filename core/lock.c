@@ -179,6 +179,21 @@ void belay__lock_op(belay_lock *lock, belay_op *op, belay_verb verb, uint32_t tt
     op->done = done;
 }
 
+/* An extension that reached less far may have left the reason in its error. */
+static void extended_scope(belay_lock *lock, const belay_op *op)
+{
+    const belay_error *error = op->error;
+    belay_scope before = (belay_scope)atomic_load(&lock->scope);
+    char why[400];
+    if (op->scope == before) return;
+    if (op->scope > before) snprintf(why, sizeof why, "an extension reached it again");
+    else if (error != NULL && error->text[0] != '\0')
+        snprintf(why, sizeof why, "%s%s%s", error->node, error->node[0] != '\0' ? ": " : "",
+                 error->text);
+    else snprintf(why, sizeof why, "an extension did not reach farther");
+    set_scope(lock, op->scope, why);
+}
+
 void belay__lock_extended(belay_lock *lock, belay_op *op, belay_status status)
 {
     if (lock->lost || lock->freed) return;
@@ -197,10 +212,7 @@ void belay__lock_extended(belay_lock *lock, belay_op *op, belay_status status)
             atomic_store_explicit(&lock->deadline_ns, longer, memory_order_release);
         if (lock->kept) lock->next_ns = op->sent_ns + (int64_t)lock->every_ms * BELAY__MS;
         lock->backoff_ms = 0;
-        set_scope(lock, op->scope,
-                  op->scope < (belay_scope)atomic_load(&lock->scope)
-                      ? "an extension did not reach farther"
-                      : "an extension reached it again");
+        extended_scope(lock, op);
         if (!lock->lost) belay__keeper_arm(lock);
     }
 }
