@@ -11,7 +11,7 @@
 
 #include "message.h"
 
-enum kind { KIND_FLAG, KIND_DURATION, KIND_WORD, KIND_STATUS, KIND_ON_LOST };
+enum kind { KIND_FLAG, KIND_DURATION, KIND_WORD, KIND_STATUS, KIND_CHOICE };
 
 struct option {
     char letter; /* 0: none */
@@ -19,15 +19,15 @@ struct option {
     enum kind kind;
     size_t field; /* in struct args */
     unsigned verbs;
-    const char *value; /* what help calls its value; NULL for a flag */
+    const char *value; /* what help calls its value; NULL for a flag; of a choice, the words */
     const char *about;
 };
 
 #define FIELD(member) offsetof(struct args, member)
 #define VERB_ALL (~0u)
 #define VERB_TELLING                                                                               \
-    (VERB_TRY | VERB_EXTEND | VERB_RELEASE | VERB_STATUS | VERB_LIST | VERB_BREAK | VERB_DOCTOR |  \
-     VERB_CONFIG | VERB_VERSION)
+    (VERB_TRY | VERB_EXTEND | VERB_RELEASE | VERB_STATUS | VERB_WATCH | VERB_LIST | VERB_BREAK |   \
+     VERB_DOCTOR | VERB_CONFIG | VERB_VERSION)
 
 static const struct option options[] = {
     { 'n', "no-wait", KIND_FLAG, FIELD(no_wait), VERB_RUN, NULL,
@@ -40,10 +40,14 @@ static const struct option options[] = {
       "exit with CODE when another holds the lock (default 75)" },
     { 'k', "grace", KIND_DURATION, FIELD(grace_ms), VERB_RUN, "DUR",
       "tell CMD this long before the lock ends (default: 5s, at most a quarter of the TTL)" },
-    { 0, "on-lost", KIND_ON_LOST, FIELD(on_lost), VERB_RUN, "WHAT",
+    { 0, "on-lost", KIND_CHOICE, FIELD(on_lost), VERB_RUN, "term|kill|ignore",
       "when the lock can't be kept: term CMD, then kill it (default); kill; or ignore" },
-    { 0, "no-degrade", KIND_FLAG, FIELD(no_degrade), VERB_RUN, NULL,
-      "a lock on this host alone is not enough" },
+    { 0, "no-degrade", KIND_FLAG, FIELD(no_degrade), VERB_RUN | VERB_TRY | VERB_STATUS, NULL,
+      "nothing less than what locks reach when all is well" },
+    { 0, "on-degrade", KIND_CHOICE, FIELD(on_degrade), VERB_RUN, "continue|term",
+      "when the lock comes to reach less while CMD runs: continue (default), or term CMD" },
+    { 0, "every", KIND_DURATION, FIELD(every_ms), VERB_WATCH, "DUR",
+      "how often a lock is tried (default: 1s)" },
     { 0, "owner", KIND_WORD, FIELD(owner), VERB_EXTEND | VERB_RELEASE, "ID",
       "the owner id that `belay try` printed" },
     { 0, "label", KIND_WORD, FIELD(label), VERB_RUN | VERB_TRY, "TEXT",
@@ -101,15 +105,23 @@ static const char *status_value(const char *word, int64_t *out)
     return NULL;
 }
 
-static const char *on_lost_value(const char *word, enum on_lost *out)
+/* Stores the number of the word in "term|kill|ignore", from 0. */
+static const char *choice_value(const char *choices, const char *word, int *out)
 {
-    static const char *const names[] = { "term", "kill", "ignore" };
-    for (int i = 0; i < 3; i++) {
-        if (strcmp(word, names[i]) != 0) continue;
-        *out = (enum on_lost)i;
-        return NULL;
+    static char why[80];
+    size_t length = strlen(word);
+    int number = 0;
+
+    for (const char *at = choices;; at++, number++) {
+        size_t n = strcspn(at, "|");
+        if (n == length && strncmp(at, word, n) == 0) break;
+        at += n;
+        if (*at != '\0') continue;
+        snprintf(why, sizeof(why), "it is one of %s", choices);
+        return why;
     }
-    return "it is one of term, kill, ignore";
+    *out = number;
+    return NULL;
 }
 
 /* Stores an option's value. Words are kept, not copied: argv outlives us. */
@@ -121,7 +133,7 @@ static const char *option_store(const struct option *option, struct args *args, 
     case KIND_WORD: *(const char **)field = value; return NULL;
     case KIND_DURATION: return args_duration(value, (int64_t *)field);
     case KIND_STATUS: return status_value(value, (int64_t *)field);
-    case KIND_ON_LOST: return on_lost_value(value, (enum on_lost *)field);
+    case KIND_CHOICE: return choice_value(option->value, value, (int *)field);
     }
     return NULL;
 }
@@ -298,6 +310,32 @@ static bool read_rest(struct reader *reader)
     return true;
 }
 
+static bool given(const struct reader *reader, const char *name)
+{
+    for (int i = 0; i < OPTION_COUNT; i++)
+        if (strcmp(options[i].name, name) == 0) return (reader->given & (1u << i)) != 0;
+    return false;
+}
+
+/* Options that say different things about one question. */
+static const char *contradiction(const struct reader *reader, const char **which)
+{
+    const struct args *args = reader->args;
+    *which = "-n and -w";
+    if (args->no_wait && args->wait_ms >= 0) return "one of them, not both";
+    *which = "--no-degrade and --on-degrade";
+    if (args->no_degrade && given(reader, "on-degrade"))
+        return "one of them: with --no-degrade a lock that reaches less is lost, and --on-lost "
+               "says what happens";
+    *which = "--on-degrade=term and --on-lost=ignore";
+    if (args->on_degrade == ON_DEGRADE_TERM && args->on_lost == ON_LOST_IGNORE)
+        return "what may go on without the lock may go on with less of it";
+    *which = "--no-degrade";
+    if (args->no_degrade && args->verb->bit == VERB_STATUS && args->word_count > 0)
+        return "is about `belay status` without a name";
+    return NULL;
+}
+
 /* What can only be judged when everything was read. */
 static bool check(const struct reader *reader)
 {
@@ -323,14 +361,15 @@ static bool check(const struct reader *reader)
         return wrong(args, verb->name, "--owner ID is missing");
     if (verb->bit == VERB_RUN && (args->command == NULL || args->command[0] == NULL))
         return wrong(args, verb->name, "the command is missing: belay run NAME -- CMD");
-    if (args->no_wait && args->wait_ms >= 0)
-        return wrong(args, "-n and -w", "one of them, not both");
-    return true;
+    const char *which, *why = contradiction(reader, &which);
+    return why == NULL || wrong(args, which, why);
 }
 
 bool args_read(struct args *args, int argc, char **argv)
 {
-    *args = (struct args){ .wait_ms = -1, .ttl_ms = -1, .grace_ms = -1, .held_status = EXIT_HELD };
+    *args = (struct args){
+        .wait_ms = -1, .ttl_ms = -1, .grace_ms = -1, .every_ms = 1000, .held_status = EXIT_HELD
+    };
     struct reader reader = { .args = args, .argc = argc, .next = 1, .argv = argv };
 
     while (reader.next < argc) {
@@ -364,7 +403,10 @@ void args_print_options(FILE *out, const struct verb *verb)
             continue;
         snprintf(left, sizeof(left), "%c%c%c --%s%s%s", option->letter ? '-' : ' ',
                  option->letter ? option->letter : ' ', option->letter ? ',' : ' ', option->name,
-                 option->value ? " " : "", option->value ? option->value : "");
+                 option->value ? " " : "",
+                 option->kind == KIND_CHOICE ? "WHAT"
+                 : option->value             ? option->value
+                                             : "");
         fprintf(out, "  %-24s %s\n", left, option->about);
     }
 }
@@ -373,4 +415,15 @@ void args_print_option_words(FILE *out, const struct verb *verb)
 {
     for (int i = 0; i < OPTION_COUNT; i++)
         if ((options[i].verbs & (unsigned)verb->bit) != 0) fprintf(out, " --%s", options[i].name);
+}
+
+void args_print_option_choices(FILE *out)
+{
+    for (int i = 0; i < OPTION_COUNT; i++) {
+        if (options[i].kind != KIND_CHOICE) continue;
+        fprintf(out, "    --%s) COMPREPLY=($(compgen -W '", options[i].name);
+        for (const char *at = options[i].value; *at != '\0'; at++)
+            putc(*at == '|' ? ' ' : *at, out);
+        fputs("' -- \"$word\")); return ;;\n", out);
+    }
 }

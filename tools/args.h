@@ -7,6 +7,7 @@
 #include <stdio.h>
 
 enum on_lost { ON_LOST_TERM, ON_LOST_KILL, ON_LOST_IGNORE };
+enum on_degrade { ON_DEGRADE_CONTINUE, ON_DEGRADE_TERM };
 
 enum { WORDS_MAX = 2 };
 
@@ -16,8 +17,9 @@ struct args {
     bool json, quiet, verbose, yes, show_owner, help, version;
     bool no_wait, no_degrade;
     int64_t wait_ms, ttl_ms, grace_ms; /* -1: not given */
+    int64_t every_ms;
     int64_t held_status;
-    enum on_lost on_lost;
+    int on_lost, on_degrade; /* as their enums have it */
     const char *owner, *label;
     const char *words[WORDS_MAX + 1]; /* what is neither the verb nor an option; NULL-ended */
     int word_count;
@@ -37,7 +39,8 @@ enum verb_bit {
     VERB_CONFIG = 1 << 8,
     VERB_VERSION = 1 << 9,
     VERB_COMPLETION = 1 << 10,
-    VERB_HELP = 1 << 11
+    VERB_HELP = 1 << 11,
+    VERB_WATCH = 1 << 12
 };
 
 struct verb {
@@ -66,5 +69,7 @@ const struct verb *args_verb(const char *name);
 void args_print_options(FILE *out, const struct verb *verb);
 /* The words a shell may complete after a verb: "--ttl --wait ...". */
 void args_print_option_words(FILE *out, const struct verb *verb);
+/* For a shell's completion: a line of a `case` for each option that has words to choose from. */
+void args_print_option_choices(FILE *out);
 
 #endif

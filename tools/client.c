@@ -29,6 +29,8 @@ belay *client_open(const struct args *args, int *status)
 
     options.on_log = args->quiet ? NULL : on_log;
     options.log_level = args->verbose ? BELAY_LOG_DEBUG : BELAY_LOG_DEFAULT;
+    if (args->verb->bit == VERB_STATUS && !args->verbose) /* its answer says all that */
+        options.log_level = BELAY_LOG_ERROR;
     if (belay_open(&client, args->config, &options, &err) == BELAY_OK) return client;
     *status = complain(NULL, &err);
     return NULL;

@@ -57,6 +57,7 @@ static int try_with(belay *client, const struct args *args, uint32_t ttl_ms)
     options.wait_ms = BELAY_TRY;
     options.keep = BELAY_KEEP_OFF;
     options.detached = true;
+    options.at_least = args->no_degrade ? belay_reach(client) : BELAY_SCOPE_ANY;
     belay_status status = belay_acquire(client, args->words[0], &options, &lock, &err);
     if (status != BELAY_OK) {
         int exit_status = failed(args, &err);

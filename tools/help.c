@@ -73,10 +73,9 @@ static const char completion_head[] =
     "    done\n"
     "    local options=\n"
     "    case ${COMP_WORDS[COMP_CWORD - 1]} in\n"
-    "    --config) COMPREPLY=($(compgen -f -- \"$word\")); return ;;\n"
-    "    --on-lost) COMPREPLY=($(compgen -W 'term kill ignore' -- \"$word\")); return ;;\n"
-    "    esac\n"
-    "    case $verb in\n";
+    "    --config) COMPREPLY=($(compgen -f -- \"$word\")); return ;;\n";
+static const char completion_verbs[] = "    esac\n"
+                                       "    case $verb in\n";
 static const char completion_tail[] = "    esac\n"
                                       "    COMPREPLY=($(compgen -W \"$options\" -- \"$word\"))\n"
                                       "}\n"
@@ -89,6 +88,8 @@ int verb_completion(const struct args *args)
         return EXIT_USAGE;
     }
     fputs(completion_head, stdout);
+    args_print_option_choices(stdout);
+    fputs(completion_verbs, stdout);
     fputs("    '') options='", stdout);
     for (const struct verb *verb = verbs; verb->name != NULL; verb++)
         printf("%s%s", verb == verbs ? "" : " ", verb->name);

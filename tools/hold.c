@@ -3,7 +3,8 @@
  * Whatever happens to the lock, the command is dead before another can hold it: it is told to end
  * at deadline - grace and killed at deadline - margin. The deadline moves with each extension, so
  * it is asked for anew in every turn of the loop. The timer runs on CLOCK_BOOTTIME: a suspended
- * machine's time counts. */
+ * machine's time counts. A lock that comes to reach less far than before ends the command in the
+ * same way, where --on-degrade=term wants it. */
 #include <errno.h>
 #include <inttypes.h>
 #include <poll.h>
@@ -23,6 +24,8 @@ struct watch {
     int64_t armed_ns; /* what the timer is set to; 0: nothing */
     int64_t kill_ns;  /* when the command must be dead, as of the last look */
     bool seen_lost;
+    belay_scope scope;   /* as it was said last */
+    int64_t degraded_ns; /* --on-degrade=term: dead by then; 0: it was not demoted */
 };
 
 static int64_t now_ns(void)
@@ -42,8 +45,17 @@ static void arm(struct watch *watch, int64_t at_ns)
     watch->armed_ns = at_ns;
 }
 
-static void say_lost(struct run *run, int64_t left_ms, const char *what)
+static void add_reach(struct text *text, belay_scope scope, const char *how)
 {
+    bool fleet = scope == BELAY_SCOPE_FLEET;
+    text_add(text, "the lock reaches %s %s %s", fleet ? "the" : "this", belay_scope_name(scope),
+             how);
+}
+
+static void say_ending(struct watch *watch, int64_t left_ms, const char *what)
+{
+    struct run *run = watch->run;
+    bool degraded = watch->degraded_ns != 0;
     struct text text;
     text_init(&text);
     if (run->lost) {
@@ -53,6 +65,8 @@ static void say_lost(struct run *run, int64_t left_ms, const char *what)
             text_add_error(&text, &run->lost_why);
             text_add(&text, ")");
         }
+    } else if (degraded && left_ms > 0) {
+        add_reach(&text, run->demoted_to, "alone now");
     } else if (left_ms > 0) {
         text_add(&text, "the lock could not be extended and ends in %" PRId64 "ms", left_ms);
     } else {
@@ -76,13 +90,32 @@ static void say_beyond_us(struct run *run, int why)
             strerror(why));
 }
 
+/* Does the lock reach as far as before? Why not, the library's log has said. */
+static void watch_scope(struct watch *watch)
+{
+    struct run *run = watch->run;
+    struct text text;
+
+    if (run->demoted_to != BELAY_SCOPE_ANY && run->args->on_degrade == ON_DEGRADE_TERM &&
+        watch->degraded_ns == 0)
+        watch->degraded_ns = now_ns() + run->grace_ms * NS_PER_MS;
+    if (run->scope == watch->scope) return;
+    bool less = run->scope < watch->scope;
+    watch->scope = run->scope;
+    if (run->args->quiet || watch->degraded_ns != 0) return;
+    text_init(&text);
+    add_reach(&text, run->scope, less ? "alone now: the command goes on" : "now");
+    say_text(run->name, &text);
+}
+
 /* Tells or kills the command if it is time, and sets the timer for the next such moment. */
 static void watch_look(struct watch *watch)
 {
     struct run *run = watch->run;
-    enum on_lost policy = run->args->on_lost;
+    int policy = run->args->on_lost;
     int64_t left_ms = belay_lock_remaining_ms(run->lock), now = now_ns(), tell_ns;
 
+    watch_scope(watch);
     if (left_ms > 0) {
         int64_t end_ns = now + left_ms * NS_PER_MS;
         watch->kill_ns = end_ns - run->margin_ms * NS_PER_MS;
@@ -94,24 +127,29 @@ static void watch_look(struct watch *watch)
         int64_t last_ns = now + (policy == ON_LOST_TERM ? run->grace_ms * NS_PER_MS : 0);
         if (!watch->seen_lost && last_ns < watch->kill_ns) watch->kill_ns = last_ns;
         if (!watch->seen_lost && policy == ON_LOST_IGNORE)
-            say_lost(run, 0, "the command goes on, as --on-lost=ignore wants it");
+            say_ending(watch, 0, "the command goes on, as --on-lost=ignore wants it");
         watch->seen_lost = true;
         tell_ns = now;
     }
     if (policy == ON_LOST_IGNORE) return;
+    if (watch->degraded_ns != 0) { /* the lock may live on */
+        policy = ON_LOST_TERM;
+        tell_ns = now;
+        if (watch->degraded_ns < watch->kill_ns) watch->kill_ns = watch->degraded_ns;
+    }
 
     if (policy == ON_LOST_TERM && !run->told && now >= tell_ns) {
         run->told = true;
         int why = command_signal(run, SIGTERM);
         if (run->child.stop != 0) child_continue(&run->child);
-        say_lost(run, left_ms, "ending the command");
+        say_ending(watch, left_ms, "ending the command");
         say_beyond_us(run, why);
     }
     if (!run->killed && now >= watch->kill_ns) {
         run->killed = true;
         int why = command_signal(run, SIGKILL);
         if (run->told) say(run->name, "it goes on: killing the command");
-        else say_lost(run, left_ms, "killing the command");
+        else say_ending(watch, left_ms, "killing the command");
         say_beyond_us(run, why);
     }
     if (!run->killed) arm(watch, policy == ON_LOST_TERM && !run->told ? tell_ns : watch->kill_ns);
@@ -217,17 +255,19 @@ static bool hold_begins(struct watch *watch)
     watch->kill_ns = now_ns() + (left_ms - run->margin_ms) * NS_PER_MS;
     if (left_ms > enough_ms) return true;
     run->killed = true;
-    say_lost(run, left_ms, "the command was not begun");
+    say_ending(watch, left_ms, "the command was not begun");
     return false;
 }
 
 int hold(struct run *run)
 {
-    struct watch watch = { .run = run, .timer = -1 };
     belay_scope scope = belay_lock_scope(run->lock);
+    struct watch watch = { .run = run, .timer = -1, .scope = scope };
     struct grant_news news = { belay_lock_token(run->lock), (int32_t)scope,
-                               run->degraded && scope != BELAY_SCOPE_FLEET };
+                               scope < belay_reach(run->client) };
 
+    run->scope = scope;
+    run->demoted_to = BELAY_SCOPE_ANY;
     watch.timer = timerfd_create(CLOCK_BOOTTIME, TFD_CLOEXEC | TFD_NONBLOCK);
     if (watch.timer < 0) {
         say(run->name, "timerfd: %s", strerror(errno));

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "client.h"
+#include "health.h"
 #include "json.h"
 #include "message.h"
 #include "verbs.h"
@@ -19,12 +20,9 @@ static void print_info_json(struct json *json, const belay_info *info, bool show
         json_text(json, "label", info->label);
         json_text(json, "scope", belay_scope_name(info->scope));
         json_unsigned(json, "token", info->token);
-        if (info->pid > 0) json_number(json, "pid", info->pid);
-        else json_null(json, "pid");
-        if (info->held_ms >= 0) json_number(json, "held_ms", info->held_ms);
-        else json_null(json, "held_ms");
-        if (info->remaining_ms >= 0) json_number(json, "remaining_ms", info->remaining_ms);
-        else json_null(json, "remaining_ms");
+        json_number_from(json, "pid", info->pid, 1);
+        json_number_from(json, "held_ms", info->held_ms, 0);
+        json_number_from(json, "remaining_ms", info->remaining_ms, 0);
         json_unsigned(json, "waiters", info->waiters);
         if (show_owner) json_text(json, "owner", info->owner);
     }
@@ -90,39 +88,75 @@ static bool count_one(void *arg, const belay_info *info)
     return true;
 }
 
-/* Without a name: could a lock be taken here and now, and how many are held? */
-static int status_overall(belay *client, const struct args *args)
-{
-    belay_error err = BELAY_ERROR_INIT, ignored = BELAY_ERROR_INIT;
-    uint64_t held = 0;
-    belay_status ready = belay_ready(client, &err);
-    bool counted = belay_list(client, NULL, count_one, &held, &ignored) == BELAY_OK;
+struct overall {
+    belay_status ready;
+    belay_error err;
+    bool known; /* `health` holds */
+    belay_health health;
+    bool counted;
+    uint64_t held;
+};
 
-    if (args->json) {
-        struct json json;
-        json_init(&json, stdout);
-        json_open(&json, NULL, '{');
-        json_bool(&json, "ready", ready == BELAY_OK);
-        json_text(&json, "status", belay_status_name(ready));
-        if (ready != BELAY_OK) {
-            json_text(&json, "node", err.node);
-            json_text(&json, "text", err.text);
-        }
-        json_text(&json, "where", belay_where(client));
-        if (counted) json_unsigned(&json, "held", held);
-        else json_null(&json, "held");
-        json_close(&json, '}');
-        putc('\n', stdout);
-    } else if (ready == BELAY_OK) {
-        struct text text;
+static void overall_json(const struct overall *overall, const belay *client)
+{
+    struct json json;
+    json_init(&json, stdout);
+    json_open(&json, NULL, '{');
+    json_bool(&json, "ready", overall->ready == BELAY_OK);
+    json_text(&json, "status", belay_status_name(overall->ready));
+    json_text_or_null(&json, "node", overall->ready != BELAY_OK ? overall->err.node : "");
+    json_text_or_null(&json, "text", overall->ready != BELAY_OK ? overall->err.text : "");
+    json_text(&json, "where", belay_where(client));
+    if (overall->counted) json_unsigned(&json, "held", overall->held);
+    else json_null(&json, "held");
+    json_scope(&json, "reach", belay_reach(client));
+    json_health(&json, overall->known ? &overall->health : NULL);
+    json_close(&json, '}');
+    putc('\n', stdout);
+}
+
+static void overall_text(const struct overall *overall, const belay *client)
+{
+    const belay_health *health = &overall->health;
+    struct text text;
+
+    if (overall->ready == BELAY_OK) {
         text_init(&text);
         text_add(&text, "ready: ");
         text_add_shown(&text, belay_where(client));
-        if (counted) text_add(&text, "; %" PRIu64 " held", held);
+        if (overall->known) text_add(&text, "; scope %s", belay_scope_name(health->scope));
+        if (overall->counted) text_add(&text, "; %" PRIu64 " held", overall->held);
         puts(text.data);
     }
-    if (ready == BELAY_OK) return EXIT_DONE;
-    return complain(NULL, &err);
+    if (overall->known && health->degraded) {
+        text_init(&text);
+        text_add_degraded(&text, health);
+        puts(text.data);
+    }
+    if (overall->known && health->other) {
+        text_init(&text);
+        text_add_other(&text, health);
+        puts(text.data);
+    }
+}
+
+/* Without a name: could a lock be taken here and now, how far would it reach, and how many are
+ * held? */
+static int status_overall(belay *client, const struct args *args)
+{
+    struct overall overall = { .err = BELAY_ERROR_INIT,
+                               .health = { .size = sizeof(belay_health) } };
+    belay_error ignored = BELAY_ERROR_INIT;
+
+    overall.ready = belay_ready(client, &overall.err); /* first: what is known is known by trying */
+    overall.known = belay_get_health(client, &overall.health, &ignored) == BELAY_OK;
+    overall.counted = belay_list(client, NULL, count_one, &overall.held, &ignored) == BELAY_OK;
+    if (args->json) overall_json(&overall, client);
+    else overall_text(&overall, client);
+    if (overall.ready != BELAY_OK) return complain(NULL, &overall.err);
+    if (!args->no_degrade || !overall.known || !overall.health.degraded) return EXIT_DONE;
+    say(NULL, "degraded, which --no-degrade does not take");
+    return EXIT_UNAVAILABLE;
 }
 
 int verb_status(const struct args *args)

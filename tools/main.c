@@ -9,8 +9,9 @@
  *   child.c      the command                    client.c   opening belay, standard output
  *   signals.c    signals, read                  grant.c    try, extend, release
  *   terminal.c   whose turn the terminal is     look.c     status, list, break
- *   wait_display.c  the line while we wait      config.c   config;  doctor.c  doctor;  help.c  the
- * rest
+ *   wait_display.c  the line while we wait      watch.c    watch
+ *   health.c     what a fallback says of itself config.c   config;  doctor.c  doctor
+ *   help.c       the rest
  */
 #include <fcntl.h>
 #include <poll.h>
@@ -24,14 +25,17 @@
 
 const struct verb verbs[] = {
     { "run", VERB_RUN, verb_run, 1, 1, false,
-      "[-n | -w DUR] [-t TTL] [-E CODE] [-k GRACE] [--on-lost=WHAT] [--no-degrade] NAME -- CMD...",
+      "[-n | -w DUR] [-t TTL] [-E CODE] [-k GRACE] [--on-lost=WHAT]\n"
+      "                 [--no-degrade | --on-degrade=WHAT] NAME -- CMD...",
       "Hold the lock NAME while CMD runs",
       "CMD finds BELAY_LOCK, BELAY_TOKEN (the fencing token), BELAY_SCOPE (process, host, fleet)\n"
-      "and BELAY_DEGRADED (0, 1) in its environment. The lock is kept while CMD runs and released\n"
+      "and BELAY_DEGRADED (1: the lock began with less than that reaches when all is well, else "
+      "0)\n"
+      "in its environment. The lock is kept while CMD runs and released\n"
       "when it ends. If it can't be kept, CMD is ended before anybody else can hold the lock.\n"
       "The exit status is CMD's, or 128 + the signal that ended it; 75 when another holds the "
       "lock.\n" },
-    { "try", VERB_TRY, verb_try, 1, 1, false, "[-t TTL] NAME",
+    { "try", VERB_TRY, verb_try, 1, 1, false, "[-t TTL] [--no-degrade] NAME",
       "Take the lock NAME now or not at all; prints its owner id",
       "The lock belongs to no process: it ends with its TTL, or by `belay release`.\n"
       "  id=$(belay try -t 1m nightly) || exit\n"
@@ -41,7 +45,18 @@ const struct verb verbs[] = {
     { "release", VERB_RELEASE, verb_release, 1, 1, true, "NAME --owner ID",
       "Release a lock that `try` took", NULL },
     { "status", VERB_STATUS, verb_status, 0, 1, false, "[NAME]",
-      "Show who holds NAME; without it, whether locks can be taken here", NULL },
+      "Show who holds NAME; without it, whether locks can be taken here",
+      "Without a name it tries a lock and says what came of it; of a fallback also whether it "
+      "does\n"
+      "without its primary, since when and why, and what other processes of this host say. The "
+      "exit\n"
+      "status is 0 when a lock can be taken, a degraded one as well unless --no-degrade, else "
+      "69.\n" },
+    { "watch", VERB_WATCH, verb_watch, 0, 0, false, "[--every DUR] [--json]",
+      "Print what happens, line by line, until Ctrl-C",
+      "It tries a lock now and then: ready, not-ready, and what a fallback tells (degraded,\n"
+      "recovered). other-degraded and other-recovered are what other processes of this host "
+      "say.\n" },
     { "list", VERB_LIST, verb_list, 0, 1, false, "[GLOB]", "List the locks that are held", NULL },
     { "break", VERB_BREAK, verb_break, 1, 1, false, "[--yes] NAME",
       "Take the lock NAME away from its holder",

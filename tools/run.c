@@ -32,13 +32,6 @@ static void on_log(void *arg, belay_level level, const char *line)
     say_text(NULL, &text);
 }
 
-static void on_event(void *arg, const belay_event *event)
-{
-    struct run *run = arg;
-    if (event->kind == BELAY_EVENT_DEGRADED) run->degraded = true;
-    if (event->kind == BELAY_EVENT_RECOVERED) run->degraded = false;
-}
-
 static void on_done(void *arg, belay_status status, belay_lock *lock, const belay_error *err)
 {
     struct run *run = arg;
@@ -54,6 +47,14 @@ static void on_lost(void *arg, belay_lock *lock, const belay_error *why)
     (void)lock;
     run->lost = true;
     run->lost_why = *why;
+}
+
+static void on_scope(void *arg, belay_lock *lock, belay_scope now)
+{
+    struct run *run = arg;
+    (void)lock;
+    if (now < run->scope) run->demoted_to = now;
+    run->scope = now;
 }
 
 /* ------------------------------------------------------------------ the times */
@@ -178,8 +179,9 @@ static int acquire(struct run *run, int64_t ttl_ms)
     options.keep = BELAY_KEEP_ON;
     options.also_pid = run->child.pid;
     options.on_lost = on_lost;
+    options.on_scope = on_scope;
     options.arg = run;
-    options.at_least = args->no_degrade ? BELAY_SCOPE_FLEET : BELAY_SCOPE_ANY;
+    options.at_least = args->no_degrade ? belay_reach(run->client) : BELAY_SCOPE_ANY;
     options.wait_ms = BELAY_FOREVER;
     if (args->wait_ms > 0) options.wait_ms = args->wait_ms;
     if (args->no_wait || args->wait_ms == 0) options.wait_ms = BELAY_TRY;
@@ -252,7 +254,6 @@ static int open_and_hold(struct run *run)
     options.threads = BELAY_DISPATCH_WORKER; /* a server may be named by its host's name */
     options.on_log = args->quiet ? NULL : on_log;
     options.log_level = args->verbose ? BELAY_LOG_DEBUG : BELAY_LOG_DEFAULT;
-    options.on_event = on_event;
     options.arg = run;
     if (belay_open(&run->client, args->config, &options, &err) != BELAY_OK)
         return complain(NULL, &err);

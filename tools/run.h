@@ -18,7 +18,6 @@ struct run {
     struct terminal terminal;
     struct wait_display display;
     belay *client;
-    bool degraded; /* the backend said so */
 
     /* the acquire */
     bool answered;
@@ -32,8 +31,10 @@ struct run {
     int64_t margin_ms; /* and killed this long before it */
     bool lost;         /* the library said so; `lost_why` holds */
     belay_error lost_why;
-    bool told;   /* the command got its SIGTERM from us, */
-    bool killed; /* its SIGKILL */
+    belay_scope scope;      /* as it was told last */
+    belay_scope demoted_to; /* it came to reach no farther than this; ANY: it never did */
+    bool told;              /* the command got its SIGTERM from us, */
+    bool killed;            /* its SIGKILL */
 };
 
 /* hold.c: lets the command go, looks after it and the lock until it ends; its exit status. */

@@ -9,6 +9,7 @@ int verb_try(const struct args *args);        /* grant.c */
 int verb_extend(const struct args *args);     /* grant.c */
 int verb_release(const struct args *args);    /* grant.c */
 int verb_status(const struct args *args);     /* look.c */
+int verb_watch(const struct args *args);      /* watch.c */
 int verb_list(const struct args *args);       /* look.c */
 int verb_break(const struct args *args);      /* look.c */
 int verb_doctor(const struct args *args);     /* doctor.c */

@@ -52,8 +52,8 @@ t_version_is_one_line() {
 
 t_help_knows_every_command() {
     status 0 "$BELAY_BIN" help
-    for verb in run try extend release status list break config doctor version; do out_has "belay $verb "; done
-    for verb in run try extend release status list break config doctor version; do
+    for verb in run try extend release status watch list break config doctor version; do out_has "belay $verb "; done
+    for verb in run try extend release status watch list break config doctor version; do
         status 0 "$BELAY_BIN" help $verb
         out_has "^usage: belay $verb"
         status 0 "$BELAY_BIN" $verb --help
@@ -70,9 +70,11 @@ t_completion_completes() {
         complete_for() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _belay; echo "${COMPREPLY[*]}"; }
         complete_for belay ru
         complete_for belay --config /x st
-        complete_for belay run --on
+        complete_for belay run --on-l
+        complete_for belay run --on-degrade t
+        complete_for belay watch --ev
         complete_for belay config ch' >out || fail "bash refuses it"
-    out_is $'run\nstatus\n--on-lost\ncheck'
+    out_is $'run\nstatus\n--on-lost\nterm\n--every\ncheck'
 }
 
 t_data_goes_to_stdout_alone() {

@@ -69,6 +69,32 @@ unblock_file() {
     wait "$blocker" 2>/dev/null || true
 }
 
+# server [LINE OF CONFIG]...: starts one on a unix socket in the test's folder; $redis is its process.
+server() {
+    printf '%s\n' "port 0" "unixsocket $dir/redis.sock" "dir $dir" 'save ""' 'logfile redis.log' "$@" >redis.conf
+    setpriv --pdeathsig KILL redis-server redis.conf &
+    redis=$!
+    until_true "the server answers" answers
+}
+answers() { redis-cli -s "$dir/redis.sock" ping | grep -q 'PONG\|NOAUTH'; }
+
+# fallback [SETTINGS]: B uses Redis while it is there and this host otherwise. The times are short ones.
+fallback() {
+    cat >ha.conf <<CONF
+use = "ha";
+backends: {
+  main: { type = "redis"; path = "$dir/redis.sock"; timeout = "200ms"; };
+  local: { type = "sqlite"; path = "$dir/locks.db"; };
+  ha: { type = "fallback"; primary = "main"; secondary = "local"; probe_every = "100ms"; probe_most = "200ms"; ${1:-} };
+};
+CONF
+    B=("$BELAY_BIN" --config ha.conf)
+}
+stop_server() {
+    kill -KILL "$redis"
+    wait "$redis" 2>/dev/null
+}
+
 run_one() {
     test_name=$1
     dir=$(mktemp -d "${TMPDIR:-/tmp}/belay-cli-XXXXXX")

@@ -124,11 +124,6 @@ t_an_unreachable_backend_is_69() {
     status 0 belay run -n x -- true
 }
 
-t_a_scope_that_the_backend_never_gives_is_77() {
-    status 77 belay run --no-degrade x -- touch ran
-    [ ! -e ran ] || fail "the command ran"
-}
-
 t_a_symlinked_file_is_78() {
     status 0 belay run x -- true
     mv locks.db real.db

@@ -1,14 +1,6 @@
 # The command line on a real redis-server of the test's own, as a new user would try it.
 . "$(dirname "$0")/common.sh"
 
-# server [LINE OF CONFIG]...: starts one on a unix socket in the test's folder; $redis is its process.
-server() {
-    printf '%s\n' "port 0" "unixsocket $dir/redis.sock" "dir $dir" 'save ""' 'logfile redis.log' "$@" >redis.conf
-    setpriv --pdeathsig KILL redis-server redis.conf &
-    redis=$!
-    until_true "the server answers" answers
-}
-answers() { redis-cli -s "$dir/redis.sock" ping | grep -q 'PONG\|NOAUTH'; }
 here() { B=("$BELAY_BIN" --config "redis+unix://$dir/redis.sock$1"); }
 
 t_run_excludes_and_leaves_nothing_behind() {
