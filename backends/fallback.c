@@ -104,6 +104,7 @@ static belay_status fallback_create(belay_backend **out, belay_env *env,
     belay_links_init(&fb->frees);
     belay_links_init(&fb->parked);
     belay_links_init(&fb->doubts);
+    belay_links_init(&fb->relays);
     fb->pump.fn = belay__fallback_pump;
     belay__fallback_health_init(fb);
     belay__fallback_hint_init(fb);

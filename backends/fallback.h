@@ -72,6 +72,7 @@ struct fallback {
     belay_link frees;    /* releases under way */
     belay_link parked;   /* acquires behind a release of the same key */
     belay_link doubts;   /* acquires that wait for a probe */
+    belay_link relays;   /* of waits that were refused */
     uint64_t token_seen; /* the largest */
     char *probe_key, *hint_key;
 };
@@ -210,6 +211,8 @@ void belay__fallback_take_cancel(belay_op *op);
 void belay__fallback_take_decided(struct fallback *fb);
 /* A release of that key has ended: whoever is parked behind it goes on. */
 void belay__fallback_take_freed(struct fallback *fb, belay_str key);
+/* What stood in the way of that key was let go in the background. */
+void belay__fallback_wake(struct fallback *fb, const char *key, size_t length);
 void belay__fallback_unwait(belay_backend *base, belay_wait *wait);
 
 void belay__fallback_keep(belay_backend *base, belay_op *op); /* extend and release */

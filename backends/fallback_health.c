@@ -205,7 +205,9 @@ enum fallback_word belay__fallback_health_heard(struct fallback *fb, const belay
         return health->down ? FALLBACK_GONE : FALLBACK_FINE;
     }
     if (failed && unclear) {
-        if (!health->down && op != &health->op) probe_begin(fb);
+        bool recent = belay_env_now(fb->env) < health->probed_ns + fb->probe_every_ns;
+        if (!health->down && op != &health->op && !(recent && health->probed_ns != 0))
+            probe_begin(fb);
         return FALLBACK_FINE;
     }
     health->failures = 0;

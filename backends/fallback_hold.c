@@ -430,10 +430,13 @@ static void revive_done(struct fallback_hold *hold, belay_status status)
                                     belay__fallback_hold_until(hold), "");
         }
     } else if (hold->fleet) { /* a last try before it is demoted */
-        if (status == BELAY_LOST && hold->op.cause != BELAY_CAUSE_FORGOTTEN) {
+        if (status == BELAY_LOST) {
+            bool forgotten = hold->op.cause == BELAY_CAUSE_FORGOTTEN;
             hold->prime.there = false;
             work_end(hold);
-            belay__fallback_hold_lose(hold, "the primary says it is not ours any more");
+            if (!forgotten ||
+                !belay__fallback_hold_forgotten(hold, true, "the primary has forgotten it"))
+                belay__fallback_hold_lose(hold, "the primary says it is not ours any more");
         } else if (!hold->lost && !hold->ending) {
             demote_begin(hold);
         } else {
@@ -547,6 +550,7 @@ static void clean_done(struct fallback_hold *hold, belay_status status)
     if (belay__fallback_is_answer(status)) {
         side->there = false;
         hold->backoff_ms = 0;
+        belay__fallback_wake(hold->fb, hold->key, hold->key_length);
         clean_begin(hold);
     } else {
         work_again(hold, FALLBACK_CLEAN);
@@ -575,6 +579,8 @@ void belay__fallback_holds_close(struct fallback *fb)
     for (belay_link *at = fb->holds.next, *next; at != &fb->holds; at = next) {
         struct fallback_hold *hold = belay_container_of(at, struct fallback_hold, all);
         next = at->next;
+        bool over = hold->lost && !hold->dropped && hold->users == 0;
+        if (hold->work == FALLBACK_IDLE && over) clean_begin(hold); /* its holder is gone */
         if (hold->work == FALLBACK_IDLE || hold->work == FALLBACK_CLEAN) continue;
         if (hold->redo) work_end(hold);
         else belay_op_cancel(&hold->op);

@@ -127,7 +127,12 @@ static void prime_extended(struct fallback_keep *keep, belay_status status)
     struct fallback_hold *hold = keep->hold;
     (void)belay__fallback_health_heard(keep->fb, &keep->child, status);
     keep->op->cause = keep->child.cause;
-    if (status == BELAY_OK) {
+    if (status == BELAY_OK && !hold->fleet) {
+        /* Demoted meanwhile: it is promoted, with its deadline. */
+        belay__fallback_side_set(hold, &hold->prime, &keep->child);
+        belay__fallback_hold_want(hold);
+        keep_settle(keep, BELAY_OK);
+    } else if (status == BELAY_OK) {
         belay__fallback_side_set(hold, &hold->prime, &keep->child);
         belay__fallback_hold_reached(hold);
         if (hold->token == 0) hold->token = keep->child.token;

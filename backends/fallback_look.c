@@ -12,6 +12,7 @@ struct look {
     struct fallback *fb;
     belay_op *op; /* core's */
     bool at_row;  /* the secondary is being asked */
+    bool canceled;
     belay_status prime;
     belay_info fleet, host;
     belay_op child;
@@ -37,6 +38,7 @@ static void ask(struct look *look, belay_backend *place, belay_info *info)
     look->at_row = place == look->fb->secondary;
     if (look->op->verb == BELAY_VERB_LIST) look->child.sieve = is_no_hint;
     belay_op_start(&look->child, place, look->op, look_done);
+    if (look->canceled) belay_op_cancel(&look->child);
 }
 
 static void look_settle(struct look *look, belay_status status)
@@ -99,7 +101,9 @@ static void look_done(belay_op *child, belay_status status)
     struct look *look = belay_container_of(child, struct look, child);
     struct fallback *fb = look->fb;
     if (!look->at_row) {
-        (void)belay__fallback_health_heard(fb, child, status);
+        /* A list takes as long as it takes: that it did not end is no evidence. */
+        if (status == BELAY_OK || look->op->verb != BELAY_VERB_LIST)
+            (void)belay__fallback_health_heard(fb, child, status);
         look->prime = status;
         look->op->cause = child->cause;
         ask(look, fb->secondary, &look->host);
@@ -152,6 +156,7 @@ void belay__fallback_break(belay_backend *base, belay_op *op)
 void belay__fallback_look_cancel(belay_op *op)
 {
     struct look *look = op->data;
+    look->canceled = true;
     belay_op_cancel(&look->child);
 }
 

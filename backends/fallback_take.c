@@ -49,6 +49,9 @@ static void take_go(struct take *take);
 struct relay {
     belay_wait row, prime;
     bool row_seen, prime_seen;
+    belay_link all; /* in fb->relays */
+    size_t key_length;
+    char key[];
 };
 
 static void relay_woken(belay_wait *wait)
@@ -57,17 +60,31 @@ static void relay_woken(belay_wait *wait)
 }
 
 /* Made at the first attempt; NULL when memory is short. */
-static struct relay *relay_of(belay_env *env, belay_wait *wait)
+static struct relay *relay_of(struct fallback *fb, const belay_op *op)
 {
+    belay_wait *wait = op->wait;
     struct relay *relay = wait->data;
     if (relay != NULL) return relay;
-    relay = belay_env_alloc(env, sizeof *relay);
+    relay = belay_env_alloc(fb->env, sizeof *relay + op->key.length);
     if (relay == NULL) return NULL;
     relay->row.parent = relay->prime.parent = wait;
     relay->row.woken = relay->prime.woken = relay_woken;
     relay->row.since_ns = relay->prime.since_ns = wait->since_ns;
+    relay->key_length = op->key.length;
+    memcpy(relay->key, op->key.at, op->key.length);
+    belay_link_append(&fb->relays, &relay->all);
     wait->data = relay;
     return relay;
+}
+
+/* The places wake others when something is let go, and our own waiters are our own business. */
+void belay__fallback_wake(struct fallback *fb, const char *key, size_t length)
+{
+    for (belay_link *at = fb->relays.next; at != &fb->relays; at = at->next) {
+        struct relay *relay = belay_container_of(at, struct relay, all);
+        if (relay->key_length == length && memcmp(relay->key, key, length) == 0)
+            belay_wait_wake(relay->row.parent);
+    }
 }
 
 static void unwait(belay_backend *place, belay_wait *wait, bool *seen)
@@ -84,6 +101,7 @@ void belay__fallback_unwait(belay_backend *base, belay_wait *wait)
     wait->data = NULL;
     unwait(fb->secondary, &relay->row, &relay->row_seen);
     unwait(fb->primary, &relay->prime, &relay->prime_seen);
+    belay_unlink(&relay->all);
     belay_env_free(fb->env, relay);
 }
 
@@ -178,7 +196,7 @@ static void ask_row(struct take *take)
     child_init(take, &take->hold->row, BELAY_VERB_ACQUIRE);
     take->child.token_floor = row_floor(take);
     if (op->wait != NULL) {
-        struct relay *relay = relay_of(take->fb->env, op->wait);
+        struct relay *relay = relay_of(take->fb, op);
         if (relay == NULL) {
             take_fail(take, BELAY_NOMEM, BELAY_CAUSE_NONE, "out of memory");
             return;
@@ -198,7 +216,7 @@ static void ask_prime(struct take *take)
     if (take->row_token > 0 && take->row_token - 1 > op->token_floor)
         take->child.token_floor = take->row_token - 1;
     if (op->wait != NULL) {
-        struct relay *relay = relay_of(take->fb->env, op->wait);
+        struct relay *relay = relay_of(take->fb, op);
         if (relay == NULL) {
             belay_error_set(op->error, BELAY_NOMEM, NULL, "out of memory");
             take_letgo(take, BELAY_NOMEM);
@@ -317,6 +335,11 @@ static void extended(struct take *take, belay_status status)
     if (status == BELAY_OK) {
         belay__fallback_side_set(hold, &hold->row, &take->child);
         take_grant(take);
+        return;
+    }
+    if (status == BELAY_LOST && take->step == TAKE_REFRESH && !take->canceled) {
+        hold->row.there = false; /* its TTL is no longer than the primary took: once more */
+        ask_row(take);
         return;
     }
     if (status == BELAY_LOST) {

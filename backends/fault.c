@@ -393,8 +393,12 @@ static void fault_destroy(belay_backend *base)
 {
     struct fault *fault = fault_of(base);
     belay_env *env = base->env;
-    while (!belay_links_empty(&fault->owed)) /* close did not want to wait for these */
-        call_free(belay_container_of(fault->owed.next, struct call, owed));
+    while (!belay_links_empty(&fault->owed)) { /* close did not want to wait for these */
+        struct call *call = belay_container_of(fault->owed.next, struct call, owed);
+        belay_unlink(&call->owed);
+        if (!belay_timer_armed(&call->timer)) belay_op_abandon(&call->give_back);
+        call_free(call);
+    }
     for (int verb = BELAY_VERB_ACQUIRE; verb <= BELAY_VERB_INSPECT; verb++)
         belay__fault_plan_fini(&fault->plans[verb], env);
     belay_env_free(env, fault);

@@ -23,13 +23,15 @@ static bool is_idle(belay *client)
     return client->loop.background == client->loop.jobs;
 }
 
+/* Each is asked, also where one does: it is how they learn of the closing. */
 static bool owes(belay *client)
 {
-    for (size_t i = 0; i < client->config->count; i++) {
+    bool any = false;
+    for (size_t i = client->config->count; i-- > 0;) {
         belay_backend *backend = client->config->backends[i].object;
-        if (backend->ops->owes != NULL && backend->ops->owes(backend)) return true;
+        if (backend->ops->owes != NULL && backend->ops->owes(backend)) any = true;
     }
-    return false;
+    return any;
 }
 
 void belay__close_check(belay *client)
@@ -108,7 +110,7 @@ static void locks_end(belay *client, belay_link *handles)
         belay_lock *lock = belay_container_of(client->locks.next, belay_lock, all);
         belay_unlink(&lock->all);
         belay_link_append(handles, &lock->all);
-        bool ours = !lock->lost && !lock->detached;
+        bool ours = !lock->definite && !lock->detached;
         lock->refs++; /* for the release below, and against a belay_release meanwhile */
         lock->freed = true;
         lock->lost = true;
@@ -131,6 +133,7 @@ static bool wait_for_the_rest(belay *client)
     closer.until_ns = belay__loop_now(loop) + client->config->close_timeout_ms * BELAY__MS;
     belay_timer_init(&closer.timer, closer_timer);
     client->closer = &closer;
+    (void)owes(client);
     belay__loop_unwind(loop);
     belay__close_check(client);
     if (client->closer != NULL) {

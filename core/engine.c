@@ -78,6 +78,7 @@ int belay__thread_start(pthread_t *thread, void *(*run)(void *), void *arg)
 belay_status belay__engine_need(struct belay__loop *loop)
 {
     if (!loop->threads || loop->engine_started) return BELAY_OK;
+    if (loop->engine_stop) return BELAY_NOMEM; /* the client is being closed, and this is over */
     if (belay__thread_start(&loop->engine, engine_main, loop) != 0) return BELAY_NOMEM;
     loop->engine_started = true;
     return BELAY_OK;

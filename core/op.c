@@ -102,10 +102,19 @@ void belay_op_cancel(belay_op *op)
                   op->backend->ops->type);
 }
 
+static void op_ignored(belay_op *op, belay_status status)
+{
+    (void)op, (void)status;
+}
+
+/* What it is made of, if it is a composite's, ends now as well: each part when the last has. */
 void belay_op_abandon(belay_op *op)
 {
+    struct belay__loop *loop = op_loop(op);
+    op->done = op_ignored;
     belay_op_cancel(op);
-    belay__timer_disarm(op_loop(op), &op->timeout);
+    belay__loop_unwind(loop);
+    belay__timer_disarm(loop, &op->timeout);
     belay_unlink(&op->settled);
     op->state = OP_DONE;
 }

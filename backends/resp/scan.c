@@ -260,6 +260,12 @@ void belay__scan_cancel(struct belay__server *server, belay_op *op)
     const char *text = link != NULL             ? "no complete list in time"
                        : lane->why.text[0] != 0 ? lane->why.text
                                                 : "no connection in time";
-    fail(scan, BELAY_UNAVAILABLE, BELAY_CAUSE_UNREACHABLE, text);
+    /* Page after page may have come: that is no silence. */
+    int64_t now = belay_env_now(server->env), timeout = belay_env_timeout_ns(server->env);
+    bool silent = link == NULL || belay__link_silence(link, now) >= timeout * 9 / 10;
+    bool full = now - op->sent_ns >= timeout * 9 / 10;
+    belay_cause cause = full ? BELAY_CAUSE_BUSY : BELAY_CAUSE_CUT_SHORT;
+    if (full && silent) cause = BELAY_CAUSE_UNREACHABLE;
+    fail(scan, BELAY_UNAVAILABLE, cause, text);
     if (link != NULL) belay__server_complain(server, link);
 }

@@ -392,7 +392,8 @@ BELAY_API void belay_op_start(belay_op *child, belay_backend *backend, belay_op 
 /* Cancels a started op that has not settled: it will, soon. */
 BELAY_API void belay_op_cancel(belay_op *op);
 
-/* For destroy alone: a started op whose memory goes. Its `done` is not called any more. */
+/* For destroy alone: an op that was started, and whose memory goes. Its `done` is not called any
+ * more; that of others may be, inside this call. */
 BELAY_API void belay_op_abandon(belay_op *op);
 
 /* Fills err (which may be NULL); returns status. `node` may be NULL. Any thread. */
