@@ -16,6 +16,7 @@
 #define BELAY_BACKENDS_FALLBACK_H
 
 #include <belay/backend.h>
+#include <string.h>
 
 #define FALLBACK_MS INT64_C(1000000) /* nanoseconds */
 
@@ -156,9 +157,16 @@ struct fallback_hold {
     belay_op op;
     belay_timer timer;
     struct fallback_keep *release; /* waits until `op` has settled */
-    uint32_t key_length, name_length;
+    uint32_t key_length, name_length, hash;
     char key[];
 };
+
+static inline bool belay__fallback_same_key(const struct fallback_hold *a,
+                                            const struct fallback_hold *b)
+{
+    return a->hash == b->hash && a->key_length == b->key_length &&
+           memcmp(a->key, b->key, a->key_length) == 0;
+}
 
 static inline struct fallback_hold *belay__fallback_hold_of(belay_grant *grant)
 {
@@ -172,8 +180,10 @@ void belay__fallback_hold_put(struct fallback_hold *hold);
 /* An op on one side was granted or extended for `ttl_ms`. */
 void belay__fallback_side_set(struct fallback_hold *hold, struct fallback_side *side,
                               const belay_op *op);
-/* Until when both sides that count let the holder believe. */
+/* Until when both sides that count let the holder believe; INT64_MAX: none counts. */
 int64_t belay__fallback_hold_until(const struct fallback_hold *hold);
+/* Is there a side that counts? */
+bool belay__fallback_hold_lives(const struct fallback_hold *hold);
 /* Settles core's op OK, so that its deadline is that of both sides. */
 void belay__fallback_hold_settle(struct fallback_hold *hold, belay_op *op);
 /* It lives on with the row alone. `tell`: core is not just being answered. */
@@ -210,7 +220,7 @@ void belay__fallback_take_cancel(belay_op *op);
 /* The probe that they wait for has ended. */
 void belay__fallback_take_decided(struct fallback *fb);
 /* A release of that key has ended: whoever is parked behind it goes on. */
-void belay__fallback_take_freed(struct fallback *fb, belay_str key);
+void belay__fallback_take_freed(struct fallback *fb, const struct fallback_hold *freed);
 /* What stood in the way of that key was let go in the background. */
 void belay__fallback_wake(struct fallback *fb, const char *key, size_t length);
 void belay__fallback_unwait(belay_backend *base, belay_wait *wait);
@@ -218,7 +228,8 @@ void belay__fallback_unwait(belay_backend *base, belay_wait *wait);
 void belay__fallback_keep(belay_backend *base, belay_op *op); /* extend and release */
 void belay__fallback_keep_cancel(belay_op *op);
 void belay__fallback_keep_go(struct fallback_keep *release); /* the hold's own op has settled */
-bool belay__fallback_keep_frees(struct fallback *fb, belay_str key); /* is a release under way? */
+/* Is a release of that key under way? */
+bool belay__fallback_keep_frees(struct fallback *fb, const struct fallback_hold *wanted);
 
 void belay__fallback_inspect(belay_backend *base, belay_op *op);
 void belay__fallback_list(belay_backend *base, belay_op *op);

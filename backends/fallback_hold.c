@@ -19,8 +19,7 @@ enum {
     AGAIN_FIRST_MS = 20,
     AGAIN_LAST_MS = 1000,
     TTL_LEAST_MS = 100,
-    GRACE_MS = 1000,
-    MOVED_MS = 100
+    GRACE_MS = 1000
 };
 
 static void work_done(belay_op *op, belay_status status);
@@ -54,6 +53,9 @@ struct fallback_hold *belay__fallback_hold_new(struct fallback *fb, const belay_
     hold->key_length = (uint32_t)op->key.length;
     hold->name_length = (uint32_t)op->name.length;
     memcpy(hold->key, op->key.at, op->key.length);
+    hold->hash = 2166136261u; /* FNV-1a */
+    for (uint32_t i = 0; i < hold->key_length; i++)
+        hold->hash = (hold->hash ^ (unsigned char)hold->key[i]) * 16777619u;
     belay_link_append(&fb->holds, &hold->all);
     return hold;
 }
@@ -81,7 +83,8 @@ static void hold_check(struct fallback_hold *hold)
 {
     if (!hold->dropped || hold->users > 0) return;
     if (hold->redo && hold->work != FALLBACK_CLEAN) work_end(hold);
-    if (hold->work == FALLBACK_IDLE && (hold->ending || hold->lost)) clean_begin(hold);
+    bool over = hold->ending || (hold->lost && !hold->adopted);
+    if (hold->work == FALLBACK_IDLE && over) clean_begin(hold);
     if (hold->work == FALLBACK_IDLE) hold_free(hold);
 }
 
@@ -171,6 +174,11 @@ int64_t belay__fallback_hold_until(const struct fallback_hold *hold)
     if (hold->fleet) until = hold->prime.until_ns;
     if (hold->row.there && hold->row.until_ns < until) until = hold->row.until_ns;
     return until;
+}
+
+bool belay__fallback_hold_lives(const struct fallback_hold *hold)
+{
+    return !hold->lost && (hold->fleet ? hold->prime.there : hold->row.there);
 }
 
 void belay__fallback_hold_settle(struct fallback_hold *hold, belay_op *op)
@@ -460,10 +468,10 @@ static bool refused_by_another(struct fallback_hold *hold)
     int64_t grace = GRACE_MS * FALLBACK_MS + hold->fb->patience_ns;
     bool first = hold->refused_ns == 0;
     if (first) hold->refused_ns = now;
-    if (left >= 0) {
-        int64_t end = now + left, before = hold->refused_end_ns;
-        hold->refused_end_ns = end;
-        if (!first && end > before + MOVED_MS * FALLBACK_MS) return true;
+    if (left >= 0) { /* it ends between sent + left and now + left */
+        bool moved = !first && hold->op.sent_ns + left > hold->refused_end_ns;
+        hold->refused_end_ns = now + left;
+        if (moved) return true;
         if (grace < (int64_t)hold->ttl_ms * FALLBACK_MS)
             grace = (int64_t)hold->ttl_ms * FALLBACK_MS;
     }

@@ -11,8 +11,7 @@
 enum keep_step {
     KEEP_WAITS, /* a release: for the hold's own op */
     KEEP_ROW,
-    KEEP_PRIME,
-    KEEP_RETAKE /* an adopted lock that the primary does not have: is it free there? */
+    KEEP_PRIME
 };
 
 struct fallback_keep {
@@ -35,7 +34,10 @@ static void keep_settle(struct fallback_keep *keep, belay_status status)
     belay_op *op = keep->op;
     bool release = op->verb == BELAY_VERB_RELEASE;
     belay_unlink(&keep->freeing);
-    if (release) belay__fallback_take_freed(fb, op->key);
+    if (release) belay__fallback_take_freed(fb, keep->hold);
+    /* It may have been lost while the answer was on its way. */
+    if (status == BELAY_OK && !release && !belay__fallback_hold_lives(keep->hold))
+        status = BELAY_LOST;
     if (status == BELAY_OK && !release) belay__fallback_hold_settle(keep->hold, op);
     else belay_op_settle(op, status);
     belay__fallback_hold_put(keep->hold);
@@ -140,9 +142,9 @@ static void prime_extended(struct fallback_keep *keep, belay_status status)
     } else if (!hold->fleet) { /* it was demoted meanwhile, and has the row */
         if (status == BELAY_LOST) hold->prime.there = false;
         keep_settle(keep, BELAY_OK);
-    } else if (status == BELAY_LOST && hold->adopted && hold->row.there) {
-        keep->step = KEEP_RETAKE;
-        child_start(keep, &hold->prime, BELAY_VERB_ACQUIRE);
+    } else if (status == BELAY_LOST && hold->adopted && hold->row.there && keep->fb->local) {
+        hold->prime.there = hold->fleet = false; /* perhaps it was granted without the primary */
+        keep_settle(keep, BELAY_OK);
     } else if (status == BELAY_LOST && keep->child.cause == BELAY_CAUSE_FORGOTTEN &&
                belay__fallback_hold_forgotten(hold, false, "")) {
         belay_error_set(keep->op->error, BELAY_OK, NULL, "the primary has forgotten it");
@@ -157,20 +159,6 @@ static void prime_extended(struct fallback_keep *keep, belay_status status)
     }
 }
 
-static void retaken(struct fallback_keep *keep, belay_status status)
-{
-    struct fallback_hold *hold = keep->hold;
-    (void)belay__fallback_health_heard(keep->fb, &keep->child, status);
-    if (status == BELAY_HELD) {
-        hold->prime.there = false;
-        lost(keep, "conflict: another holds it");
-        return;
-    }
-    if (status == BELAY_OK) belay__fallback_side_set(hold, &hold->prime, &keep->child);
-    hold->fleet = status == BELAY_OK;
-    keep_settle(keep, status == BELAY_OK || keep->fb->local ? BELAY_OK : status);
-}
-
 static void extend_begin(struct fallback_keep *keep)
 {
     struct fallback_hold *hold = keep->hold;
@@ -178,7 +166,7 @@ static void extend_begin(struct fallback_keep *keep)
         lost(keep, "it was lost before");
         return;
     }
-    hold->ttl_ms = keep->op->ttl_ms;
+    if (hold->ttl_ms < keep->op->ttl_ms) hold->ttl_ms = keep->op->ttl_ms;
     if (hold->row.there) {
         keep->step = KEEP_ROW;
         child_start(keep, &hold->row, BELAY_VERB_EXTEND);
@@ -272,13 +260,12 @@ static void release_begin(struct fallback_keep *keep)
     belay_op_cancel(&hold->op);
 }
 
-bool belay__fallback_keep_frees(struct fallback *fb, belay_str key)
+bool belay__fallback_keep_frees(struct fallback *fb, const struct fallback_hold *wanted)
 {
-    for (belay_link *at = fb->frees.next; at != &fb->frees; at = at->next) {
-        const belay_op *op = belay_container_of(at, struct fallback_keep, freeing)->op;
-        if (op->key.length == key.length && memcmp(op->key.at, key.at, key.length) == 0)
+    for (belay_link *at = fb->frees.next; at != &fb->frees; at = at->next)
+        if (belay__fallback_same_key(belay_container_of(at, struct fallback_keep, freeing)->hold,
+                                     wanted))
             return true;
-    }
     return false;
 }
 
@@ -298,7 +285,6 @@ static void keep_done(belay_op *child, belay_status status)
         if (release) prime_released(keep, status);
         else prime_extended(keep, status);
         break;
-    case KEEP_RETAKE: retaken(keep, status); break;
     }
 }
 
@@ -345,7 +331,7 @@ void belay__fallback_keep_cancel(belay_op *op)
         belay_op_fail(op, BELAY_UNAVAILABLE, BELAY_CAUSE_CUT_SHORT, belay_env_name(keep->fb->env),
                       "no time was left to release it");
         belay_unlink(&keep->freeing);
-        belay__fallback_take_freed(keep->fb, op->key);
+        belay__fallback_take_freed(keep->fb, keep->hold);
         belay__fallback_hold_put(keep->hold);
         belay_env_free(keep->fb->env, keep);
         return;

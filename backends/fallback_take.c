@@ -411,17 +411,16 @@ void belay__fallback_take(belay_backend *base, belay_op *op)
     take->op = op;
     take->hold = hold;
     op->data = take;
-    if (belay__fallback_keep_frees(fb, op->key)) belay_link_append(&fb->parked, &take->parked);
+    if (belay__fallback_keep_frees(fb, hold)) belay_link_append(&fb->parked, &take->parked);
     else take_begin(take);
 }
 
-void belay__fallback_take_freed(struct fallback *fb, belay_str key)
+void belay__fallback_take_freed(struct fallback *fb, const struct fallback_hold *freed)
 {
     for (belay_link *at = fb->parked.next, *next; at != &fb->parked; at = next) {
         struct take *take = belay_container_of(at, struct take, parked);
         next = at->next;
-        if (take->op->key.length != key.length || memcmp(take->op->key.at, key.at, key.length) != 0)
-            continue;
+        if (!belay__fallback_same_key(take->hold, freed)) continue;
         belay_unlink(&take->parked);
         take_begin(take);
     }

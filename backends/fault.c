@@ -432,6 +432,12 @@ static void fault_diagnose(belay_backend *base, belay_op *op)
                                       "it makes faults on purpose"));
 }
 
+static void fault_health(belay_backend *base, belay_op *op)
+{
+    if (fault_of(base)->child->ops->health != NULL) fault_begin(base, op);
+    else belay_op_settle(op, BELAY_OK);
+}
+
 /* ------------------------------------------------------------------ the table */
 
 static const char *const fault_schemes[] = { "fault", NULL };
@@ -459,4 +465,5 @@ const belay_backend_ops belay__fault_ops = {
     .list = fault_begin,
     .break_lock = fault_begin,
     .diagnose = fault_diagnose,
+    .health = fault_health,
 };

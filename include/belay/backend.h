@@ -479,8 +479,8 @@ struct belay_backend_ops {
     void (*cancel)(belay_backend *backend, belay_op *op);
     /* Frees a grant. NULL if acquire leaves none. */
     void (*drop)(belay_backend *backend, belay_grant *grant);
-    /* A wait that an acquire of this backend saw has ended, or its lock was got. NULL if nothing
-     * hangs on waits. */
+    /* A wait that an acquire of this backend saw has ended, or its lock was got, or is not to be
+     * woken for now: a composite may show it again. NULL if nothing hangs on waits. */
     void (*unwait)(belay_backend *backend, belay_wait *wait);
     /* Flush what is owed (give-backs) at close: return true while something is still owed. NULL:
      * nothing ever is. */
