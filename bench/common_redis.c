@@ -134,6 +134,18 @@ void bench_redis_end(struct bench_redis *redis)
     folder_remove();
 }
 
+void bench_redis_kill(struct bench_redis *redis)
+{
+    kill(redis->pid, SIGKILL);
+    while (waitpid(redis->pid, NULL, 0) < 0 && errno == EINTR) continue;
+}
+
+void bench_redis_again(struct bench_redis *redis)
+{
+    redis->pid = server_spawn(redis);
+    if (!server_answers(redis)) bench_die("redis-server", "does not start again");
+}
+
 const char *bench_redis_where(const struct bench_redis *redis, const struct bench_config *config,
                               char out[200])
 {

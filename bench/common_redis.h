@@ -28,6 +28,9 @@ struct bench_redis {
 
 void bench_redis_start(struct bench_redis *redis);
 void bench_redis_end(struct bench_redis *redis);
+/* Kills it; starts it again in the same place, empty. The latter returns when it answers. */
+void bench_redis_kill(struct bench_redis *redis);
+void bench_redis_again(struct bench_redis *redis);
 
 /* A config file for belay's side; it lives as long as the server. With the defaults but for these.
  */

@@ -9,7 +9,8 @@ from pathlib import Path
 
 TREE = Path(__file__).resolve().parents[1]
 PAGE = TREE / "docs" / "benchmarks.md"
-ORDER = ("memory", "valid", "footprint", "sqlite", "handover", "redis", "redis_handover", "run")
+ORDER = ("memory", "valid", "footprint", "sqlite", "handover", "redis", "redis_handover", "fallback",
+         "run")
 ROW = "| {what} | {unit} | {belay} | {floor} | {ratio} | {target} | {ok} | {floor is} |\n"
 
 
