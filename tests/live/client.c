@@ -93,8 +93,7 @@ void log_show(void)
     pthread_mutex_unlock(&logged.lock);
 }
 
-belay *client_try_open(const char *at, const char *more, const char *top,
-                       const belay_open_options *given)
+belay *client_try_open_text(const char *config, const belay_open_options *given)
 {
     belay_open_options options = BELAY_OPEN_OPTIONS_INIT;
     belay_error err = BELAY_ERROR_INIT;
@@ -102,24 +101,39 @@ belay *client_try_open(const char *at, const char *more, const char *top,
     char path[] = "/tmp/belay-live-conf-XXXXXX";
     int fd = mkstemp(path);
     if (fd < 0) return NULL;
-    dprintf(fd, "use = \"r\";\n%s\nbackends: { r: { type = \"redis\"; %s %s }; };\n",
-            top != NULL ? top : "", at != NULL ? at : "", more != NULL ? more : "");
+    dprintf(fd, "%s", config);
     close(fd);
     if (given != NULL) options = *given;
     if (options.on_log == NULL) options.on_log = log_add;
     if (options.log_level == BELAY_LOG_DEFAULT) options.log_level = BELAY_LOG_DEBUG;
     belay_status status = belay_open(&client, path, &options, &err);
     if (status != BELAY_OK && status != BELAY_NOMEM) /* who refuses memory knows */
-        fprintf(stderr, "cannot open %s %s: %s: %s\n", at, more, belay_status_name(err.status),
-                err.text);
+        fprintf(stderr, "cannot open: %s: %s\n%s", belay_status_name(err.status), err.text, config);
     unlink(path);
     return client;
+}
+
+belay *client_try_open(const char *at, const char *more, const char *top,
+                       const belay_open_options *options)
+{
+    char config[4096];
+    snprintf(config, sizeof config,
+             "use = \"r\";\n%s\nbackends: { r: { type = \"redis\"; %s %s }; };\n",
+             top != NULL ? top : "", at != NULL ? at : "", more != NULL ? more : "");
+    return client_try_open_text(config, options);
 }
 
 belay *client_open_with(const char *at, const char *more, const char *top,
                         const belay_open_options *options)
 {
     belay *client = client_try_open(at, more, top, options);
+    assert_non_null(client);
+    return client;
+}
+
+belay *client_open_text(const char *config, const belay_open_options *options)
+{
+    belay *client = client_try_open_text(config, options);
     assert_non_null(client);
     return client;
 }

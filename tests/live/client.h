@@ -39,7 +39,10 @@ const char *at_peer(const struct peer *peer);
 belay *client_open(const char *at, const char *more, const char *top);
 belay *client_open_with(const char *at, const char *more, const char *top,
                         const belay_open_options *options);
+/* A whole config file, as text. */
+belay *client_open_text(const char *config, const belay_open_options *options);
 /* The same, not checked: any thread, also a forked child. NULL, and a line on stderr. */
+belay *client_try_open_text(const char *config, const belay_open_options *options);
 belay *client_try_open(const char *at, const char *more, const char *top,
                        const belay_open_options *options);
 
