@@ -193,7 +193,7 @@ bool belay__fallback_hold_unreached(struct fallback_hold *hold);
 /* The primary is asked to extend it now: if that is not answered by the last moment, it is demoted.
  */
 void belay__fallback_hold_watch(struct fallback_hold *hold);
-/* ... and has. */
+/* It was answered, whatever it said. */
 void belay__fallback_hold_reached(struct fallback_hold *hold);
 void belay__fallback_hold_lose(struct fallback_hold *hold, const char *why);
 /* The primary has forgotten it. False: then it is lost. */

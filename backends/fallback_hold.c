@@ -264,7 +264,6 @@ void belay__fallback_hold_watch(struct fallback_hold *hold)
 
 void belay__fallback_hold_reached(struct fallback_hold *hold)
 {
-    hold->fleet = true;
     hold->failing = false;
     if (hold->work == FALLBACK_IDLE) belay_timer_disarm(hold->fb->env, &hold->timer);
 }
@@ -542,7 +541,7 @@ static void clean_begin(struct fallback_hold *hold)
     hold->work = FALLBACK_CLEAN;
     if (side == NULL) {
         work_end(hold);
-    } else if (side == &hold->prime && hold->fb->health.down) {
+    } else if (side == &hold->prime && hold->fb->health.down && !hold->fb->closing) {
         work_again(hold, FALLBACK_CLEAN);
     } else {
         belay__fallback_side_op(hold, side, &hold->op, BELAY_VERB_RELEASE, 0);

@@ -137,6 +137,7 @@ static void prime_extended(struct fallback_keep *keep, belay_status status)
     } else if (status == BELAY_OK) {
         belay__fallback_side_set(hold, &hold->prime, &keep->child);
         belay__fallback_hold_reached(hold);
+        hold->fleet = true;
         if (hold->token == 0) hold->token = keep->child.token;
         keep_settle(keep, BELAY_OK);
     } else if (!hold->fleet) { /* it was demoted meanwhile, and has the row */
@@ -155,6 +156,7 @@ static void prime_extended(struct fallback_keep *keep, belay_status status)
     } else if (is_unreached(keep, status)) {
         unreached(keep);
     } else {
+        belay__fallback_hold_reached(hold);
         keep_settle(keep, status);
     }
 }
@@ -226,9 +228,10 @@ static void release_go(struct fallback_keep *keep)
     struct fallback *fb = keep->fb;
     struct fallback_hold *hold = keep->hold;
     keep->prime = keep->row = BELAY_OK;
-    if (!hold->prime.there || (fb->health.down && !hold->fleet)) {
+    bool down = fb->health.down && !fb->closing; /* then there is no probe to wait for */
+    if (!hold->prime.there || (down && !hold->fleet)) {
         release_row(keep);
-    } else if (fb->health.down) {
+    } else if (down) {
         belay__fallback_health_refuse(fb, keep->op);
         keep->prime = BELAY_UNAVAILABLE;
         release_row(keep);

@@ -197,6 +197,7 @@ static belay_status open_client(belay **out, const char *where, const belay_open
     belay_links_init(&client->locks);
     belay_links_init(&client->debts);
     belay_links_init(&client->cancels);
+    belay_links_init(&client->extensions);
     client->on_event = options.on_event;
     client->arg = options.arg;
     client->page = belay__page_new();

@@ -100,10 +100,11 @@ struct belay {
     int64_t timeout_ns;
     size_t prefix_length;
 
-    belay_link requests; /* every request under way */
-    belay_link locks;    /* every handle */
-    belay_link debts;    /* give-backs under way */
-    belay_link cancels;  /* watched cancels */
+    belay_link requests;   /* every request under way */
+    belay_link locks;      /* every handle */
+    belay_link debts;      /* give-backs under way */
+    belay_link cancels;    /* watched cancels */
+    belay_link extensions; /* the keeper's, under way */
     struct belay__names names;
     struct belay__turn *turns; /* NULL: no `handoff_pause` */
     int64_t rtt_ns;            /* a smoothed round trip, for the pause after many hand-offs */
@@ -142,8 +143,7 @@ struct belay_lock {
     belay_lost_fn *on_lost;
     belay_scope_fn *on_scope;
     void *arg;
-    belay_op *extension; /* ... with this op; NULL: none is under way */
-    char *why;           /* of the loss; NULL: memory was short, or not lost */
+    char *why; /* of the loss; NULL: memory was short, or not lost */
     uint32_t ttl_ms;
     uint32_t every_ms;
     uint32_t refs; /* the handle, and each op that uses the grant */
@@ -151,7 +151,7 @@ struct belay_lock {
     _Atomic uint8_t scope;
     uint8_t at_least;
     bool kept, detached;
-    bool extending;           /* by the keeper ... */
+    bool extending;           /* by the keeper */
     bool lost;                /* told or to be told */
     bool definite;            /* the backend said so: there is nothing to delete */
     bool lost_due, scope_due; /* callbacks that wait */
@@ -187,6 +187,7 @@ bool belay__lock_retire(belay_lock *lock);
 /* The keeper: (re)arms the lock's timer. */
 void belay__keeper_arm(belay_lock *lock);
 void belay__keeper_stop(belay_lock *lock);
+void belay__keeper_close(belay *client); /* cancels what it has under way */
 
 /* ------------------------------------------------------------------ debts (debt.c) */
 

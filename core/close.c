@@ -116,7 +116,6 @@ static void locks_end(belay *client, belay_link *handles)
         lock->lost = true;
         atomic_store_explicit(&lock->deadline_ns, INT64_MIN, memory_order_release);
         belay__keeper_stop(lock);
-        if (lock->extension != NULL) belay_op_cancel(lock->extension);
         belay__call_withdraw(&client->loop, &lock->call);
         int64_t until = belay__loop_now(&client->loop) + (int64_t)lock->ttl_ms * BELAY__MS;
         if (ours && belay__debt_begin(lock, until)) continue;
@@ -164,6 +163,7 @@ static void close_now(belay *client)
     belay__call_settle(loop); /* a release that waits for a callback is under way, and goes on */
     loop->turns_clock = BELAY__TURNS_ALWAYS; /* a fake world's time would stand still */
     requests_end(client);
+    belay__keeper_close(client);
     locks_end(client, &handles);
     bool clean = wait_for_the_rest(client);
     /* Callers that were answered may still be on their way out. Those whose op never settles stay,

@@ -7,6 +7,7 @@ enum { RETRY_FIRST_MS = 20, RETRY_LAST_MS = 1000 };
 /* One extension under way. It keeps the lock's memory, not the lock. */
 struct extension {
     belay_op op;
+    belay_link link; /* in client->extensions */
     belay_lock *lock;
     belay_error error;
 };
@@ -34,7 +35,7 @@ static void extension_settled(belay_op *op, belay_status status)
     belay_lock *lock = extension->lock;
     belay *client = lock->client;
     lock->extending = false;
-    lock->extension = NULL;
+    belay_unlink(&extension->link);
     if (status != BELAY_OK && status != BELAY_LOST && !lock->lost && !lock->freed) {
         bool first = lock->backoff_ms == 0; /* since the last that was answered */
         uint32_t backoff = first ? RETRY_FIRST_MS : lock->backoff_ms * 2;
@@ -62,7 +63,7 @@ static void extend(belay_lock *lock, int64_t now)
     extension->lock = lock;
     lock->refs++;
     lock->extending = true;
-    lock->extension = &extension->op;
+    belay_link_append(&client->extensions, &extension->link);
     lock->next_ns = INT64_MAX; /* until it is answered */
     client->loop.background++;
     belay__lock_op(lock, &extension->op, BELAY_VERB_EXTEND, lock->ttl_ms, extension_settled);
@@ -101,4 +102,12 @@ void belay__keeper_arm(belay_lock *lock)
 void belay__keeper_stop(belay_lock *lock)
 {
     belay__timer_disarm(&lock->client->loop, &lock->timer);
+}
+
+void belay__keeper_close(belay *client)
+{
+    for (belay_link *at = client->extensions.next, *next; at != &client->extensions; at = next) {
+        next = at->next;
+        belay_op_cancel(&belay_container_of(at, struct extension, link)->op);
+    }
 }
