@@ -77,6 +77,9 @@ static belay_status settings_read(struct fallback *fb, const belay_settings *set
     if (fb->primary == fb->secondary)
         return belay_settings_wrong(settings, "secondary", err,
                                     "is the primary: it would be gone together with it");
+    if (fb->host_scope > belay__fallback_scope(fb->primary))
+        return belay_settings_wrong(settings, "secondary", err,
+                                    "reaches farther than the primary: are the two swapped?");
     if (fb->probe_most_ns < fb->probe_every_ns)
         return belay_settings_wrong(settings, "probe_most", err, "is less than probe_every");
     int64_t needed = fb->patience_ns + belay_env_timeout_ns(fb->secondary->env);
