@@ -251,6 +251,8 @@ void belay__fallback_health_init(struct fallback *fb);
 /* An op on the primary settled. */
 enum fallback_word belay__fallback_health_heard(struct fallback *fb, const belay_op *op,
                                                 belay_status status);
+/* A probe out of turn, for whom it is urgent; no more of them than `probe_every` allows. */
+void belay__fallback_health_look(struct fallback *fb);
 /* Is a probe long due? Then it is under way now. */
 bool belay__fallback_health_overdue(struct fallback *fb);
 void belay__fallback_health_stop(struct fallback *fb);          /* at close */

@@ -126,8 +126,10 @@ static void probe_done(belay_op *op, belay_status status)
     bool was_down = health->down;
     (void)belay__fallback_health_heard(fb, op, status);
     if (was_down && health->down && !fb->closing) {
-        interval_double(fb);
-        probe_arm(fb, health->probed_ns);
+        if (!belay_timer_armed(&health->timer)) { /* it was the timer's */
+            interval_double(fb);
+            probe_arm(fb, health->probed_ns);
+        }
         belay__fallback_hint_want(fb, true); /* it is still so */
     }
     belay__fallback_take_decided(fb);
@@ -155,6 +157,13 @@ static void probe_begin(struct fallback *fb)
     fb->busy++;
     belay_env_mind(fb->env, true);
     belay_op_start(&health->op, fb->primary, NULL, probe_done);
+}
+
+void belay__fallback_health_look(struct fallback *fb)
+{
+    const struct fallback_health *health = &fb->health;
+    bool recent = belay_env_now(fb->env) < health->probed_ns + fb->probe_every_ns;
+    if (health->probed_ns == 0 || !recent) probe_begin(fb);
 }
 
 /* Nobody dispatches, and so no timer comes: the call that finds that out makes the probe, and waits
@@ -205,9 +214,7 @@ enum fallback_word belay__fallback_health_heard(struct fallback *fb, const belay
         return health->down ? FALLBACK_GONE : FALLBACK_FINE;
     }
     if (failed && unclear) {
-        bool recent = belay_env_now(fb->env) < health->probed_ns + fb->probe_every_ns;
-        if (!health->down && op != &health->op && !(recent && health->probed_ns != 0))
-            probe_begin(fb);
+        if (!health->down && op != &health->op) belay__fallback_health_look(fb);
         return FALLBACK_FINE;
     }
     health->failures = 0;

@@ -522,6 +522,8 @@ void belay__fallback_holds_recovered(struct fallback *fb)
         struct fallback_hold *hold = belay_container_of(at, struct fallback_hold, all);
         bool cleans = hold->work == FALLBACK_CLEAN && hold->redo;
         if (cleans) belay_timer_arm(fb->env, &hold->timer, belay_env_now(fb->env));
+        bool waits = hold->failing && hold->fleet && hold->work == FALLBACK_IDLE;
+        if (waits && hold->users == 0) revive_begin(hold);
         hold->refused_ns = 0;
         if (hold->row.there && !hold->dropped) belay__fallback_hold_want(hold);
     }
@@ -651,7 +653,9 @@ static void timer_due(belay_timer *timer)
     if (work == FALLBACK_IDLE) { /* the last moment to demote it */
         int64_t fresh = (int64_t)hold->ttl_ms * FALLBACK_MS / 2;
         if (!hold->failing || hold->lost || hold->ending || !hold->fleet) return;
-        if (may_live_on(hold) && hold->row.until_ns - belay_env_now(hold->fb->env) >= fresh)
+        bool hangs = hold->fb->health.down || hold->users > 0;
+        if (hangs && may_live_on(hold) &&
+            hold->row.until_ns - belay_env_now(hold->fb->env) >= fresh)
             belay__fallback_hold_demote(hold, true, why_of(hold));
         else if (hold->fb->health.down) demote_begin(hold);
         else revive_begin(hold);

@@ -86,6 +86,7 @@ static void unreached(struct fallback_keep *keep)
 static void extend_prime(struct fallback_keep *keep)
 {
     if (keep->fb->health.down) {
+        if (keep->hold->fleet) belay__fallback_health_look(keep->fb); /* it has not long to live */
         unreached(keep);
         return;
     }
