@@ -94,6 +94,9 @@ foreach(label unit contract)
         if(name STREQUAL "redis")   # on a real server, by each way to it
             target_link_libraries(${target} PRIVATE belay_harness)
             set(ways tcp unix tls)
+        elseif(name STREQUAL "fallback")
+            target_link_libraries(${target} PRIVATE belay_harness)
+            set(ways memory redis down frozen closed)
         endif()
         target_link_libraries(${target} PRIVATE belay_static PkgConfig::CMOCKA
                               ${BELAY_LINK_PRIVATE})

@@ -88,6 +88,8 @@ typedef struct belay_contract_target {
 
     /* Claims. */
     belay_scope scope;   /* of every grant */
+    belay_scope at_best; /* a composite that is degraded now: of its grants at other times; until
+                            then who wants more than `scope` is UNAVAILABLE. ANY: `scope` as well */
     uint32_t ttl_max_ms; /* the longest TTL it takes; 0: BELAY_TTL_MAX_MS */
     bool fencing;        /* tokens are larger than 0 and grow */
     bool inspects;       /* belay_inspect and belay_adopt work */

@@ -198,11 +198,12 @@ static void more_scope_than_there_is_is_unsupported(struct scene *s)
     belay *a = client_of(s, BELAY_CONTRACT_FIRST);
     const char *name = name_of(s, "lock");
     belay_options lease = lease_of(s, 10, BELAY_TRY);
+    int now = (int)s->target->scope, best = (int)s->target->at_best;
 
     for (int scope = BELAY_SCOPE_ANY; scope <= BELAY_SCOPE_FLEET; scope++) {
         lease.at_least = (belay_scope)scope;
-        if (scope <= (int)s->target->scope) released(s, take(s, a, name, &lease), BELAY_OK);
-        else refused(s, a, name, &lease, BELAY_UNSUPPORTED);
+        if (scope <= now) released(s, take(s, a, name, &lease), BELAY_OK);
+        else refused(s, a, name, &lease, scope <= best ? BELAY_UNAVAILABLE : BELAY_UNSUPPORTED);
     }
 }
 
