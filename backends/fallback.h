@@ -3,7 +3,8 @@
  *   fallback.c          settings, the object, the table
  *   fallback_take.c     an acquire: the host's row first, then the primary
  *   fallback_keep.c     extend and release of a held lock
- *   fallback_hold.c     a held lock: its two sides, its scope; what is left of it is let go
+ *   fallback_hold.c     a held lock and its two sides
+ *   fallback_move.c     it is demoted in time, promoted again; what is left of one is let go
  *   fallback_health.c   what this process knows of its primary: trip, probe, recover
  *   fallback_hint.c     the host's shared row that says "degraded" to other processes
  *   fallback_look.c     inspect, list, break, diagnose, health
@@ -177,6 +178,9 @@ static inline struct fallback_hold *belay__fallback_hold_of(belay_grant *grant)
 struct fallback_hold *belay__fallback_hold_new(struct fallback *fb, const belay_op *op);
 /* An op doesn't use it any more. */
 void belay__fallback_hold_put(struct fallback_hold *hold);
+/* Is it over? Then what is left of it is let go, and it is freed when that is done. */
+void belay__fallback_hold_check(struct fallback_hold *hold);
+void belay__fallback_hold_free(struct fallback_hold *hold);
 /* An op on one side was granted or extended for `ttl_ms`. */
 void belay__fallback_side_set(struct fallback_hold *hold, struct fallback_side *side,
                               const belay_op *op);
@@ -186,6 +190,11 @@ int64_t belay__fallback_hold_until(const struct fallback_hold *hold);
 bool belay__fallback_hold_lives(const struct fallback_hold *hold);
 /* Settles core's op OK, so that its deadline is that of both sides. */
 void belay__fallback_hold_settle(struct fallback_hold *hold, belay_op *op);
+/* ------------------------------------------------------------------ move */
+
+void belay__fallback_move_init(struct fallback_hold *hold);
+/* What is left on either side is released, one after the other, until its TTL has run out. */
+void belay__fallback_move_clean(struct fallback_hold *hold);
 /* It lives on with the row alone. `tell`: core is not just being answered. */
 void belay__fallback_hold_demote(struct fallback_hold *hold, bool tell, const char *why);
 /* An extension did not reach the primary. True: it has been demoted, since it was time. */
@@ -201,7 +210,7 @@ bool belay__fallback_hold_forgotten(struct fallback_hold *hold, bool tell, const
 /* It has host scope, and the primary is up: it is taken there, soon. */
 void belay__fallback_hold_want(struct fallback_hold *hold);
 /* Nothing is to become of it any more: no move that waits, no timer. */
-void belay__fallback_hold_rest(struct fallback_hold *hold);
+void belay__fallback_move_rest(struct fallback_hold *hold);
 /* The primary is back. */
 void belay__fallback_holds_recovered(struct fallback *fb);
 void belay__fallback_holds_close(struct fallback *fb); /* moves are canceled */

@@ -138,10 +138,8 @@ static void probe_done(belay_op *op, belay_status status)
 static void probe_begin(struct fallback *fb)
 {
     struct fallback_health *health = &fb->health;
-    unsigned char bytes[BELAY_OWNER_LENGTH / 2];
     if (health->probing || fb->closing) return;
-    belay_env_random(fb->env, bytes, sizeof bytes);
-    for (size_t i = 0; i < sizeof bytes; i++) snprintf(health->owner + 2 * i, 3, "%02x", bytes[i]);
+    belay_env_owner(fb->env, health->owner);
     health->error = (belay_error)BELAY_ERROR_INIT;
     size_t prefix = strlen(belay_env_prefix(fb->env)), length = strlen(fb->probe_key);
     health->op = (belay_op){

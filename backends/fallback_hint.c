@@ -22,12 +22,9 @@ static void grant_drop(struct fallback *fb)
 static void hint_start(struct fallback *fb, belay_verb verb)
 {
     struct fallback_hint *hint = &fb->hint;
-    unsigned char bytes[BELAY_OWNER_LENGTH / 2];
     size_t length = strlen(fb->hint_key);
     if (verb == BELAY_VERB_ACQUIRE) {
-        belay_env_random(fb->env, bytes, sizeof bytes);
-        for (size_t i = 0; i < sizeof bytes; i++)
-            snprintf(hint->owner + 2 * i, 3, "%02x", bytes[i]);
+        belay_env_owner(fb->env, hint->owner);
         snprintf(hint->label, sizeof hint->label, "%s", fb->health.why);
     }
     hint->op = (belay_op){

@@ -255,7 +255,7 @@ static void release_begin(struct fallback_keep *keep)
     hold->failing = false;
     belay_unlink(&hold->want);
     if (hold->work == FALLBACK_IDLE || hold->redo) {
-        belay__fallback_hold_rest(hold);
+        belay__fallback_move_rest(hold);
         release_go(keep);
         return;
     }

@@ -26,6 +26,11 @@ uint32_t belay_env_random_below(belay_env *env, uint32_t bound)
     return (uint32_t)((uint64_t)bits * bound >> 32);
 }
 
+void belay_env_owner(belay_env *env, char owner[BELAY_OWNER_LENGTH + 1])
+{
+    belay__owner_make(env->client->page, env->loop->world, owner);
+}
+
 void *belay_env_alloc(belay_env *env, size_t size)
 {
     return belay__alloc(env->loop->world, size);

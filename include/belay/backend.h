@@ -134,6 +134,8 @@ BELAY_API int64_t belay_env_now(belay_env *env);
 BELAY_API int64_t belay_env_wall_us(belay_env *env);
 BELAY_API void belay_env_random(belay_env *env, void *out, size_t length);
 BELAY_API uint32_t belay_env_random_below(belay_env *env, uint32_t bound); /* 0 .. bound-1 */
+/* A new owner id: 32 hexadecimal digits and NUL. */
+BELAY_API void belay_env_owner(belay_env *env, char owner[BELAY_OWNER_LENGTH + 1]);
 /* Zeroed memory, or NULL. Free with belay_env_free (NULL allowed). */
 BELAY_API void *belay_env_alloc(belay_env *env, size_t size);
 BELAY_API void belay_env_free(belay_env *env, void *memory);
