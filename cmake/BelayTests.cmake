@@ -4,6 +4,7 @@
 #   tests/unit/*_test.c       one program each: cmocka, the static library, core's private headers
 #   tests/contract/*_test.c   the conformance suite on each backend, built the same way
 #   tests/live/*_test.c       one program each: real redis-servers, the fake peer and the relay
+#   tests/sim/*.c             one program, run with many seeds: the fallback in a simulated world
 #   tests/cli/*.sh            the built `belay`, from the outside
 #   tests/house/*.sh, *_test.py   include rules, exports, packaging
 #   tests/fuzz/*_fuzz.c       libFuzzer targets, on their corpus
@@ -114,6 +115,29 @@ foreach(label unit contract)
         endif()
     endforeach()
 endforeach()
+
+# The simulation: core and the fallback in one thread, on a turned clock, a schedule from each seed.
+set(BELAY_SIM_SCHEDULES "" CACHE STRING "Schedules of the simulation; empty: as many as fit CI")
+file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/sim/*.c)
+add_executable(sim ${sources})
+target_include_directories(sim PRIVATE ${PROJECT_SOURCE_DIR})
+target_compile_definitions(sim PRIVATE ${BELAY_LINUX})
+target_link_libraries(sim PRIVATE belay_static ${BELAY_LINK_PRIVATE})
+set_target_properties(sim PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
+set(sim_schedules ${BELAY_SIM_SCHEDULES})
+if(NOT sim_schedules)
+    set(sim_schedules 1000000)
+    if(BELAY_SANITIZE)
+        set(sim_schedules 5000)
+    endif()
+endif()
+math(EXPR sim_half "${sim_schedules} / 2")
+belay_test(sim/seeds sim sim --seeds ${PROJECT_SOURCE_DIR}/tests/sim/seeds)
+belay_test(sim/same_again sim sim --count 1000 --twice)
+belay_test(sim/without_host_first_must_fail sim sim --must-fail --count 20000)
+belay_test(sim/first_half sim sim --from 0 --count ${sim_half})
+belay_test(sim/second_half sim sim --from 1000000000 --count ${sim_half})
+set_tests_properties(sim/first_half sim/second_half PROPERTIES PROCESSORS 1 COST 300 TIMEOUT 1200)
 
 # Preloaded into a redis-server, which no sanitizer knows of.
 add_library(belay_clock_shim MODULE ${PROJECT_SOURCE_DIR}/tests/live/clock_shim.c)

@@ -1,0 +1,319 @@
+/* check.c - what must be true whatever happens (SEMANTICS 1, 2, 4 and 11).
+ *
+ *   exclusion   on one host never two holders; of the fleet's scope never two at all, while the
+ *               primary has what it granted
+ *   truth       who may believe has it at the place: the host's row under the lock's owner id, and,
+ *               with the fleet's scope, the primary's lock, until the deadline at least
+ *   tokens      on one host they grow with every grant of a name; the fleet's grow with its grants
+ *   loss        told once, by the time that the lock is not valid any more
+ *   answers     every call has one within its time
+ *   events      demoted and promoted alternate, and so do degraded and recovered
+ *   the end     without misfortunes everybody is back at the fleet's scope, and what was released
+ *               is gone from every place
+ *
+ * Without host_first the host's claims are dropped: that is what host_first is for. */
+#include "tests/sim/sim.h"
+
+#include "core/client.h"
+
+#include <stdio.h>
+
+static int64_t deadline_of(const struct sim_held *held)
+{
+    return atomic_load(&held->lock->deadline_ns);
+}
+
+static bool is_valid(const struct sim_held *held)
+{
+    return held->state == SIM_TAKEN && belay_lock_valid(held->lock, 0);
+}
+
+static bool is_fleet(const struct sim_held *held)
+{
+    return belay_lock_scope(held->lock) == BELAY_SCOPE_FLEET;
+}
+
+static struct sim_place *host_of(struct sim *sim, const struct sim_client *client)
+{
+    return &sim->places[SIM_HOST_A + client->host];
+}
+
+/* ------------------------------------------------------------------ truth */
+
+/* The holder may believe until its deadline: does the place know of that? */
+static void check_truth(struct sim *sim, const struct sim_held *held)
+{
+    const struct sim_client *client = held->client;
+    const struct sim_place *fleet = &sim->places[SIM_FLEET];
+    const char *key = sim_key(held->name);
+    int64_t deadline = deadline_of(held);
+    if (sim->config.host_first && !sim->options.plain) {
+        const struct sim_row *row = sim_place_look(host_of(sim, client), key, sim->now_ns);
+        if (row == NULL || strcmp(row->owner, belay_lock_owner(held->lock)) != 0)
+            sim_fail(sim, "client %d believes in %s, and the host's row is %s", client->number, key,
+                     row == NULL ? "gone" : "another's");
+        else if (row->until_ns < deadline)
+            sim_fail(sim, "client %d believes in %s for longer than the host's row lasts",
+                     client->number, key);
+    }
+    if (is_fleet(held) && held->epoch == fleet->epoch) {
+        const struct sim_row *row = sim_place_look(fleet, key, sim->now_ns);
+        if (row == NULL || row->client != client || row->life != client->life)
+            sim_fail(sim, "client %d says fleet of %s, and the primary's lock is %s",
+                     client->number, key, row == NULL ? "gone" : "another's");
+        else if (row->until_ns < deadline)
+            sim_fail(sim, "client %d believes in %s for longer than the primary's lock lasts",
+                     client->number, key);
+    }
+}
+
+/* ------------------------------------------------------------------ exclusion */
+
+static void check_pair(struct sim *sim, const struct sim_held *one, const struct sim_held *other)
+{
+    const struct sim_config *config = &sim->config;
+    bool host = (config->host_first || sim->options.no_host_first) && !sim->options.plain;
+    uint32_t epoch = sim->places[SIM_FLEET].epoch;
+    if (host && one->client->host == other->client->host)
+        sim_fail(sim, "clients %d and %d of host %d hold %s at once (%s, %s)", one->client->number,
+                 other->client->number, one->client->host, sim_name(one->name),
+                 belay_scope_name(belay_lock_scope(one->lock)),
+                 belay_scope_name(belay_lock_scope(other->lock)));
+    if (is_fleet(one) && is_fleet(other) && one->epoch == epoch && other->epoch == epoch)
+        sim_fail(sim, "clients %d and %d hold %s at once, both with the fleet's scope",
+                 one->client->number, other->client->number, sim_name(one->name));
+}
+
+void sim_check_all(struct sim *sim)
+{
+    struct sim_held *valid[SIM_CLIENTS * SIM_HELD];
+    int count = 0;
+    for (int c = 0; c < sim->config.clients; c++) {
+        struct sim_client *client = &sim->clients[c];
+        if (client->belay == NULL || client->going) continue;
+        for (int i = 0; i < SIM_HELD; i++)
+            if (is_valid(&client->held[i])) valid[count++] = &client->held[i];
+        for (int i = 0; i < SIM_ASKED; i++) {
+            const struct sim_asked *asked = &client->asked[i];
+            if (asked->used && sim->now_ns > asked->by_ns && !client->frozen &&
+                asked->freezes == client->freezes && client != sim->closing)
+                sim_fail(sim, "client %d has had no answer for %s", client->number,
+                         sim_name(asked->name));
+        }
+    }
+    for (int i = 0; i < count; i++) {
+        check_truth(sim, valid[i]);
+        for (int j = 0; j < i; j++)
+            if (valid[i]->name == valid[j]->name) check_pair(sim, valid[j], valid[i]);
+    }
+}
+
+/* ------------------------------------------------------------------ tokens */
+
+static void check_token(struct sim *sim, const struct sim_held *held)
+{
+    const struct sim_client *client = held->client;
+    uint64_t token = belay_lock_token(held->lock);
+    uint64_t *host = &sim->token_host[held->name][client->host];
+    uint64_t *fleet = &sim->token_fleet[held->name];
+    if (!sim->config.fencing) {
+        if (token != 0) sim_fail(sim, "a token without fencing");
+        return;
+    }
+    if (sim->config.host_first && !sim->options.plain && token <= *host)
+        sim_fail(sim, "client %d got token %llu for %s, and its host had %llu before",
+                 client->number, (unsigned long long)token, sim_name(held->name),
+                 (unsigned long long)*host);
+    if (*host < token) *host = token;
+    if (!is_fleet(held) || held->epoch != sim->places[SIM_FLEET].epoch) return;
+    /* A lock that was promoted before its holder heard of it has its host's token. */
+    if (token <= *fleet && !held->lock->scope_due)
+        sim_fail(sim, "client %d got token %llu for %s, and the fleet had %llu before",
+                 client->number, (unsigned long long)token, sim_name(held->name),
+                 (unsigned long long)*fleet);
+    if (*fleet < token) *fleet = token;
+}
+
+/* ------------------------------------------------------------------ what callbacks tell */
+
+void sim_check_granted(struct sim *sim, struct sim_held *held)
+{
+    struct sim_client *client = held->client;
+    belay_scope scope = belay_lock_scope(held->lock);
+    if (!is_valid(held)) return; /* lost before it was told */
+    sim->grants++;
+    if (scope == BELAY_SCOPE_FLEET) sim->fleet_grants++;
+    sim_mix(sim, belay_lock_token(held->lock));
+    sim_say(sim, "  %d HOLDS %s: scope %s, token %llu, owner %.8s, for %.1f ms", client->number,
+            sim_name(held->name), belay_scope_name(scope),
+            (unsigned long long)belay_lock_token(held->lock), belay_lock_owner(held->lock),
+            (double)(deadline_of(held) - sim->now_ns) / 1e6);
+    if (scope < held->at_least)
+        sim_fail(sim, "client %d was given less than it had asked for", client->number);
+    if (scope != BELAY_SCOPE_FLEET && (!sim->config.local || sim->options.plain))
+        sim_fail(sim, "client %d was given a lock of its host's alone", client->number);
+    check_token(sim, held);
+}
+
+void sim_check_scope(struct sim *sim, struct sim_held *held, belay_scope now)
+{
+    uint64_t token = belay_lock_token(held->lock);
+    sim_mix(sim, 0x5c09e + (uint64_t)now);
+    sim->moves++;
+    held->scope = now;
+    if (now < held->at_least && is_valid(held))
+        sim_fail(sim, "client %d keeps %s in a smaller scope than it had asked for",
+                 held->client->number, sim_name(held->name));
+    if (now != BELAY_SCOPE_FLEET) return;
+    held->epoch = sim->places[SIM_FLEET].epoch;
+    if (sim->token_fleet[held->name] < token) sim->token_fleet[held->name] = token;
+}
+
+void sim_check_lost(struct sim *sim, struct sim_held *held)
+{
+    if (held->lost > 1)
+        sim_fail(sim, "client %d was told twice that it lost %s", held->client->number,
+                 sim_name(held->name));
+    if (belay_lock_valid(held->lock, 0))
+        sim_fail(sim, "client %d was told that it lost %s, which is valid", held->client->number,
+                 sim_name(held->name));
+}
+
+static void check_moved(struct sim *sim, struct sim_client *client, const belay_event *event)
+{
+    int moved = event->kind == BELAY_EVENT_LOCK_PROMOTED ? 1 : -1;
+    for (int i = 0; i < SIM_HELD; i++) {
+        struct sim_held *held = &client->held[i];
+        if (held->state != SIM_TAKEN || held->lost > 0 ||
+            strcmp(sim_name(held->name), event->name) != 0)
+            continue;
+        if (held->moved == moved)
+            sim_fail(sim, "client %d: %s was %s twice", client->number, event->name,
+                     belay_event_name(event->kind));
+        held->moved = moved;
+    }
+}
+
+void sim_check_event(struct sim *sim, struct sim_client *client, const belay_event *event)
+{
+    bool degraded = event->kind == BELAY_EVENT_DEGRADED;
+    sim_mix(sim, 0xe7e47 + (uint64_t)event->kind);
+    sim_say(sim, "  %d event %s %s: %s (since %lld ms)", client->number,
+            belay_event_name(event->kind), event->name, event->text, (long long)event->since_ms);
+    switch (event->kind) {
+    case BELAY_EVENT_DEGRADED:
+    case BELAY_EVENT_RECOVERED:
+        if (client->degraded == degraded)
+            sim_fail(sim, "client %d says %s twice", client->number, belay_event_name(event->kind));
+        client->degraded = degraded;
+        break;
+    case BELAY_EVENT_LOCK_DEMOTED:
+    case BELAY_EVENT_LOCK_PROMOTED: check_moved(sim, client, event); break;
+    default: break;
+    }
+}
+
+void sim_check_answered(struct sim *sim, const struct sim_asked *asked)
+{
+    const struct sim_client *client = asked->client;
+    if (asked->freezes == client->freezes && sim->now_ns > asked->by_ns)
+        sim_fail(sim, "client %d was answered %lld us too late", client->number,
+                 (long long)((sim->now_ns - asked->by_ns) / 1000));
+}
+
+/* It has just run: what it is to know, it has been told. */
+void sim_check_client(struct sim *sim, struct sim_client *client)
+{
+    for (int i = 0; i < SIM_HELD; i++) {
+        struct sim_held *held = &client->held[i];
+        if (held->state != SIM_TAKEN || client->going) continue;
+        bool valid = belay_lock_valid(held->lock, 0);
+        if (!valid && held->lost == 0)
+            sim_fail(sim, "client %d was not told that it lost %s", client->number,
+                     sim_name(held->name));
+        if (valid && belay_lock_scope(held->lock) != held->scope)
+            sim_fail(sim, "client %d was not told that %s has another scope", client->number,
+                     sim_name(held->name));
+    }
+}
+
+/* ------------------------------------------------------------------ the end */
+
+bool sim_check_healthy(struct sim *sim, char *why, size_t size)
+{
+    for (int c = 0; c < sim->config.clients; c++) {
+        struct sim_client *client = &sim->clients[c];
+        belay_health health = { .size = sizeof health };
+        if (client->belay == NULL) continue;
+        if (belay_get_health(client->belay, &health, NULL) != BELAY_OK || health.degraded) {
+            snprintf(why, size, "client %d is still degraded: %s", c, health.why);
+            return false;
+        }
+        for (int i = 0; i < SIM_HELD; i++) {
+            const struct sim_held *held = &client->held[i];
+            if (!is_valid(held) || is_fleet(held)) continue;
+            snprintf(why, size, "client %d still has the host's scope of %s", c,
+                     sim_name(held->name));
+            return false;
+        }
+    }
+    return true;
+}
+
+struct look {
+    struct sim *sim;
+    const struct sim_place *place;
+    char *why;
+    size_t size;
+    bool known;
+};
+
+/* What the memory backend lists is what we know of. */
+static bool look_at(void *arg, const belay_info *info)
+{
+    struct look *look = arg;
+    char key[64];
+    snprintf(key, sizeof key, SIM_PREFIX "%s", info->name);
+    if (sim_place_look(look->place, key, look->sim->now_ns) != NULL) return true;
+    snprintf(look->why, look->size, "a place lists %s, which was never told", info->name);
+    look->known = false;
+    return false;
+}
+
+bool sim_check_empty(struct sim *sim, char *why, size_t size)
+{
+    for (int p = 0; p < SIM_PLACES; p++) {
+        const struct sim_place *place = &sim->places[p];
+        for (uint32_t i = 0; i < place->count; i++) {
+            const struct sim_row *row = &place->rows[i];
+            bool dead = row->client->belay == NULL || row->life != row->client->life;
+            if (row->until_ns <= sim->now_ns || dead) continue;
+            /* A hint to others is no lock: it is let go once, and else its TTL ends it. */
+            if (strncmp(row->key, "belay-degraded:", strlen("belay-degraded:")) == 0) continue;
+            snprintf(why, size, "%s of client %d stays at place %d for %lld ms more", row->key,
+                     row->client->number, p, (long long)((row->until_ns - sim->now_ns) / SIM_MS));
+            return false;
+        }
+        struct look look = { .sim = sim, .place = place, .why = why, .size = size, .known = true };
+        sim->viewed = p == SIM_FLEET ? (int)(place->epoch & 1) : p + 1;
+        if (belay_list(sim->viewer, NULL, look_at, &look, NULL) != BELAY_OK) {
+            snprintf(why, size, "a place could not be listed");
+            return false;
+        }
+        if (!look.known) return false;
+    }
+    return true;
+}
+
+static bool clear_one(void *arg, const belay_info *info)
+{
+    struct sim *sim = arg;
+    return belay_break(sim->viewer, info->name, info, NULL) == BELAY_OK;
+}
+
+void sim_view_clear(struct sim *sim, int which)
+{
+    sim->viewed = which;
+    if (belay_list(sim->viewer, NULL, clear_one, sim, NULL) != BELAY_OK)
+        sim_fail(sim, "a place could not be emptied");
+}
