@@ -139,6 +139,7 @@ struct fallback_hold {
     uint64_t token;
     uint32_t ttl_ms;
     bool fleet;   /* its scope is the primary's */
+    bool behind;  /* the last extension did not reach the primary */
     bool failing; /* an extension did not reach the primary: it is demoted in time */
     bool tainted; /* the primary may yet execute an acquire with the row's owner id */
     bool adopted; /* made for one op: which sides it has is not known */
@@ -152,8 +153,9 @@ struct fallback_hold {
     bool redo;      /* `op` has ended, and `work` is tried again by the timer */
     int32_t also_pid;
     uint32_t backoff_ms;
-    int64_t refused_ns;     /* since when the primary says that another holds it; 0: it does not */
-    int64_t refused_end_ns; /* ... and until when, if it isn't extended */
+    int64_t refused_ns; /* since when the primary says that another holds it; 0: it does not */
+    int64_t refused_until_ns; /* ... at first */
+    int64_t refused_end_ns;   /* ... and until when, if it isn't extended */
     enum fallback_work work;
     belay_op op;
     belay_timer timer;

@@ -17,7 +17,9 @@ enum {
     AGAIN_FIRST_MS = 20,
     AGAIN_LAST_MS = 1000,
     TTL_LEAST_MS = 100,
-    GRACE_MS = 1000
+    GRACE_MS = 1000,
+    GRACE_MOST_MS = 30000,
+    SLACK_MS = 20
 };
 
 static void work_done(belay_op *op, belay_status status);
@@ -33,9 +35,14 @@ void belay__fallback_hold_demote(struct fallback_hold *hold, bool tell, const ch
     if (!hold->fb->health.down) belay__fallback_hold_want(hold);
 }
 
+static bool may_be_demoted(const struct fallback_hold *hold)
+{
+    return hold->fb->local && !hold->far && hold->fleet && !hold->lost && !hold->ending;
+}
+
 static bool may_live_on(const struct fallback_hold *hold)
 {
-    return hold->fb->local && !hold->far && hold->row.there && !hold->lost && !hold->ending;
+    return may_be_demoted(hold) && hold->row.there;
 }
 
 bool belay__fallback_hold_forgotten(struct fallback_hold *hold, bool tell, const char *why)
@@ -59,7 +66,8 @@ static int64_t decide_ns(const struct fallback_hold *hold)
 bool belay__fallback_hold_unreached(struct fallback_hold *hold)
 {
     struct fallback *fb = hold->fb;
-    if (!hold->fleet || hold->lost || hold->ending || hold->far || !fb->local) return false;
+    hold->behind = true;
+    if (!may_be_demoted(hold)) return false;
     int64_t decide = decide_ns(hold);
     if (hold->row.there && belay_env_now(fb->env) >= decide) {
         belay__fallback_hold_demote(hold, false, "");
@@ -74,17 +82,21 @@ bool belay__fallback_hold_unreached(struct fallback_hold *hold)
 void belay__fallback_hold_watch(struct fallback_hold *hold)
 {
     belay_env *env = hold->fb->env;
-    if (!may_live_on(hold) || !hold->fleet || hold->work != FALLBACK_IDLE) return;
-    /* Of a short TTL the answer gets half of what is left. */
-    int64_t now = belay_env_now(env), decide = decide_ns(hold);
-    if (decide <= now) decide = now + (hold->prime.until_ns - now) / 2;
+    if (!may_live_on(hold) || hold->work != FALLBACK_IDLE) return;
+    int64_t now = belay_env_now(env), decide = decide_ns(hold), until = hold->prime.until_ns;
+    /* It has its whole time to be answered, if the holder need not act before that; of a short TTL
+     * half of what is left. */
+    int64_t answered = now + hold->fb->patience_ns + SLACK_MS * FALLBACK_MS;
+    int64_t acts = until - (int64_t)hold->ttl_ms * FALLBACK_MS * 34 / 100;
+    if (decide < answered && answered <= acts) decide = answered;
+    if (decide <= now) decide = now + (until - now) / 2;
     hold->failing = true;
     if (!belay_timer_armed(&hold->timer)) belay_timer_arm(env, &hold->timer, decide);
 }
 
 void belay__fallback_hold_reached(struct fallback_hold *hold)
 {
-    hold->failing = false;
+    hold->failing = hold->behind = false;
     if (hold->work == FALLBACK_IDLE) belay_timer_disarm(hold->fb->env, &hold->timer);
 }
 
@@ -116,6 +128,7 @@ static void work_end(struct fallback_hold *hold)
     belay_timer_disarm(hold->fb->env, &hold->timer);
     if (hold->failing && !hold->lost && !hold->ending)
         belay_timer_arm(hold->fb->env, &hold->timer, decide_ns(hold));
+    if (hold->wanting && hold->users == 0) belay__fallback_hold_want(hold);
 }
 
 void belay__fallback_move_rest(struct fallback_hold *hold)
@@ -243,7 +256,7 @@ static void revive_done(struct fallback_hold *hold, belay_status status)
         if (!hold->fleet) {
             promoted(hold);
         } else {
-            hold->failing = false;
+            hold->failing = hold->behind = false;
             work_end(hold);
             if (!hold->lost && !hold->ending)
                 belay_grant_changed(&hold->base, hold->prime.scope,
@@ -257,7 +270,7 @@ static void revive_done(struct fallback_hold *hold, belay_status status)
             if (!forgotten ||
                 !belay__fallback_hold_forgotten(hold, true, "the primary has forgotten it"))
                 belay__fallback_hold_lose(hold, "the primary says it is not ours any more");
-        } else if (!hold->lost && !hold->ending) {
+        } else if (may_be_demoted(hold)) {
             demote_begin(hold);
         } else {
             work_end(hold);
@@ -279,15 +292,15 @@ static bool refused_by_another(struct fallback_hold *hold)
     int64_t now = belay_env_now(hold->fb->env), left = hold->op.held_for_ns;
     int64_t grace = GRACE_MS * FALLBACK_MS + hold->fb->patience_ns;
     bool first = hold->refused_ns == 0;
-    if (first) hold->refused_ns = now;
+    if (first) hold->refused_ns = hold->refused_until_ns = now;
     if (left >= 0) { /* it ends between sent + left and now + left */
         bool moved = !first && hold->op.sent_ns + left > hold->refused_end_ns;
         hold->refused_end_ns = now + left;
         if (moved) return true;
-        if (grace < (int64_t)hold->ttl_ms * FALLBACK_MS)
-            grace = (int64_t)hold->ttl_ms * FALLBACK_MS;
+        int64_t most = GRACE_MOST_MS * FALLBACK_MS;
+        if (first) hold->refused_until_ns = now + (left < most ? left : most);
     }
-    return now - hold->refused_ns >= grace;
+    return now >= hold->refused_until_ns && now - hold->refused_ns >= grace;
 }
 
 static void retake_done(struct fallback_hold *hold, belay_status status)
@@ -324,8 +337,8 @@ void belay__fallback_pump(belay_task *task)
            !fb->closing) {
         struct fallback_hold *hold = belay_container_of(fb->wants.next, struct fallback_hold, want);
         belay_unlink(&hold->want);
-        hold->wanting = hold->users > 0;
-        if (hold->work == FALLBACK_IDLE && !hold->fleet && !hold->wanting) promote_begin(hold);
+        hold->wanting = hold->users > 0 || hold->work != FALLBACK_IDLE;
+        if (!hold->fleet && !hold->wanting) promote_begin(hold);
     }
 }
 
@@ -335,7 +348,7 @@ void belay__fallback_holds_recovered(struct fallback *fb)
         struct fallback_hold *hold = belay_container_of(at, struct fallback_hold, all);
         bool cleans = hold->work == FALLBACK_CLEAN && hold->redo;
         if (cleans) belay_timer_arm(fb->env, &hold->timer, belay_env_now(fb->env));
-        bool waits = hold->failing && hold->fleet && hold->work == FALLBACK_IDLE;
+        bool waits = hold->behind && hold->fleet && hold->work == FALLBACK_IDLE;
         if (waits && hold->users == 0) revive_begin(hold);
         hold->refused_ns = 0;
         if (hold->row.there && !hold->dropped) belay__fallback_hold_want(hold);
