@@ -8,6 +8,7 @@
 #   tests/cli/*.sh            the built `belay`, from the outside
 #   tests/house/*.sh, *_test.py   include rules, exports, packaging
 #   tests/fuzz/*_fuzz.c       libFuzzer targets, on their corpus
+#   tests/model/run.sh        the fallback's protocol as a model, searched by spin
 #   tests/headers, docs       every public header alone; every snippet of every page
 #
 # Other .c files in tests/unit are helpers, linked into every unit test.
@@ -221,9 +222,16 @@ if(BELAY_EXAMPLES)
     endforeach()
 endif()
 
-# What follows looks at sources and at installed files; a sanitizer adds nothing but trouble there.
+# What follows looks at sources, models and installed files; a sanitizer adds nothing but trouble there.
 if(NOT BELAY_SANITIZE)
     belay_script_tests(house)
+
+    # What is always true of the protocol, and what comes true in the end: a minute of work, by
+    # nothing of belay's that is built.
+    foreach(part safety liveness)
+        belay_test(model/${part} model bash ${PROJECT_SOURCE_DIR}/tests/model/run.sh ${part})
+        set_tests_properties(model/${part} PROPERTIES TIMEOUT 600 COST 150)
+    endforeach()
 
     file(GLOB headers CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/include/belay/*.h)
     foreach(header IN LISTS headers)
