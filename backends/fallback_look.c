@@ -101,9 +101,9 @@ static void look_done(belay_op *child, belay_status status)
     struct look *look = belay_container_of(child, struct look, child);
     struct fallback *fb = look->fb;
     if (!look->at_row) {
-        /* A list takes as long as it takes: that it did not end is no evidence. */
-        if (status == BELAY_OK || look->op->verb != BELAY_VERB_LIST)
-            (void)belay__fallback_health_heard(fb, child, status);
+        /* A list takes as long as it takes: one that does not end, but goes on, is not UNREACHABLE
+         * (a place's own duty). */
+        (void)belay__fallback_health_heard(fb, child, status);
         look->prime = status;
         look->op->cause = child->cause;
         ask(look, fb->secondary, &look->host);
