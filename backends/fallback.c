@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#define HINT "belay-degraded:" /* how a hint's key begins */
+
 /* ------------------------------------------------------------------ the object */
 
 static void fallback_cancel(belay_backend *base, belay_op *op)
@@ -89,10 +91,14 @@ static belay_status settings_read(struct fallback *fb, const belay_settings *set
                                     "take one after the other",
                                     (long long)(needed / FALLBACK_MS));
     fb->probe_key = key_make(env, belay_env_prefix(env), "belay-probe", "");
-    fb->hint_key =
-        key_make(env, "belay-degraded:", belay_env_prefix(env), belay_env_name(fb->primary->env));
+    fb->hint_key = key_make(env, HINT, belay_env_prefix(env), belay_env_name(fb->primary->env));
     if (fb->probe_key == NULL || fb->hint_key == NULL)
         return belay_error_set(err, BELAY_NOMEM, NULL, NULL);
+    size_t prefix = strlen(belay_env_prefix(env));
+    if (prefix < strlen(HINT)) {
+        fb->hint_mark = belay_env_strip(env, fb->hint_key);
+        fb->hint_mark_length = strlen(HINT) - prefix;
+    }
     return BELAY_OK;
 }
 

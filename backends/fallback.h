@@ -77,6 +77,8 @@ struct fallback {
     belay_link relays;   /* of waits that were refused */
     uint64_t token_seen; /* the largest */
     char *probe_key, *hint_key;
+    const char *hint_mark; /* how its name begins in a list; NULL: it is in none */
+    size_t hint_mark_length;
 };
 
 static inline struct fallback *belay__fallback_of(belay_backend *base)
@@ -234,6 +236,8 @@ void belay__fallback_take_decided(struct fallback *fb);
 void belay__fallback_take_freed(struct fallback *fb, const struct fallback_hold *freed);
 /* What stood in the way of that key was let go in the background. */
 void belay__fallback_wake(struct fallback *fb, const char *key, size_t length);
+/* The primary is gone: who waits for its word may have the row. */
+void belay__fallback_wake_all(struct fallback *fb);
 void belay__fallback_unwait(belay_backend *base, belay_wait *wait);
 
 void belay__fallback_keep(belay_backend *base, belay_op *op); /* extend and release */

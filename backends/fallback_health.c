@@ -94,6 +94,7 @@ static void trip(struct fallback *fb)
     belay_env_mind(fb->env, false); /* ... but only when they are due */
     probe_arm(fb, now);
     belay__fallback_hint_want(fb, true);
+    belay__fallback_wake_all(fb);
 }
 
 static void recover(struct fallback *fb)

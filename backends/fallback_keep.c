@@ -11,7 +11,8 @@
 enum keep_step {
     KEEP_WAITS, /* a release: for the hold's own op */
     KEEP_ROW,
-    KEEP_PRIME
+    KEEP_PRIME,
+    KEEP_LOOK /* the primary does not have an adopted lock: does another? */
 };
 
 struct fallback_keep {
@@ -23,6 +24,7 @@ struct fallback_keep {
     belay_status prime, row; /* a release: their answers; OK where there was nothing */
     bool prime_unsure;
     belay_link freeing; /* among fb->frees */
+    belay_info *info;   /* KEEP_LOOK's */
     belay_op child;
 };
 
@@ -41,6 +43,7 @@ static void keep_settle(struct fallback_keep *keep, belay_status status)
     if (status == BELAY_OK && !release) belay__fallback_hold_settle(keep->hold, op);
     else belay_op_settle(op, status);
     belay__fallback_hold_put(keep->hold);
+    belay_env_free(fb->env, keep->info);
     belay_env_free(fb->env, keep);
 }
 
@@ -125,6 +128,31 @@ static bool is_unreached(const struct fallback_keep *keep, belay_status status)
            belay_env_now(keep->fb->env) >= keep->op->settle_by_ns;
 }
 
+/* Perhaps it was granted without the primary: it goes on with the row, unless another has it there.
+ */
+static void look(struct fallback_keep *keep)
+{
+    struct fallback_hold *hold = keep->hold;
+    hold->prime.there = hold->fleet = false;
+    keep->info = belay_env_alloc(keep->fb->env, sizeof *keep->info);
+    if (keep->info == NULL) {
+        keep_settle(keep, BELAY_NOMEM);
+        return;
+    }
+    keep->info->size = sizeof *keep->info;
+    keep->step = KEEP_LOOK;
+    belay__fallback_side_op(hold, &hold->prime, &keep->child, BELAY_VERB_INSPECT, 0);
+    keep->child.info = keep->info;
+    belay_op_start(&keep->child, hold->prime.place, keep->op, keep_done);
+    if (keep->canceled) belay_op_cancel(&keep->child);
+}
+
+static void looked(struct fallback_keep *keep, belay_status status)
+{
+    if (status == BELAY_OK && keep->info->held) lost(keep, "conflict: another holds it");
+    else keep_settle(keep, BELAY_OK);
+}
+
 static void prime_extended(struct fallback_keep *keep, belay_status status)
 {
     struct fallback_hold *hold = keep->hold;
@@ -145,8 +173,7 @@ static void prime_extended(struct fallback_keep *keep, belay_status status)
         if (status == BELAY_LOST) hold->prime.there = false;
         keep_settle(keep, BELAY_OK);
     } else if (status == BELAY_LOST && hold->adopted && hold->row.there && keep->fb->local) {
-        hold->prime.there = hold->fleet = false; /* perhaps it was granted without the primary */
-        keep_settle(keep, BELAY_OK);
+        look(keep);
     } else if (status == BELAY_LOST && keep->child.cause == BELAY_CAUSE_FORGOTTEN &&
                belay__fallback_hold_forgotten(hold, false, "")) {
         belay_error_set(keep->op->error, BELAY_OK, NULL, "the primary has forgotten it");
@@ -281,6 +308,7 @@ static void keep_done(belay_op *child, belay_status status)
     bool release = keep->op->verb == BELAY_VERB_RELEASE;
     switch (keep->step) {
     case KEEP_WAITS: break;
+    case KEEP_LOOK: looked(keep, status); break;
     case KEEP_ROW:
         if (release) row_released(keep, status);
         else row_extended(keep, status);

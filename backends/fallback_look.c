@@ -20,11 +20,13 @@ struct look {
 
 static void look_done(belay_op *child, belay_status status);
 
-/* With an empty prefix the hint's row looks like a lock. */
+/* With a short prefix a hint's row looks like a lock. */
 static bool is_no_hint(belay_op *child, const belay_info *info)
 {
     struct look *look = belay_container_of(child, struct look, child);
-    if (strcmp(info->name, look->fb->hint_key) == 0) return false;
+    const struct fallback *fb = look->fb;
+    if (fb->hint_mark != NULL && strncmp(info->name, fb->hint_mark, fb->hint_mark_length) == 0)
+        return false;
     return look->op->sieve == NULL || look->op->sieve(look->op, info);
 }
 

@@ -248,6 +248,12 @@ static void heard(struct fallback_hold *hold, belay_status status)
     (void)belay__fallback_health_heard(hold->fb, &hold->op, status);
 }
 
+static bool is_silence(belay_status status, const belay_op *op)
+{
+    if (status != BELAY_UNAVAILABLE && status != BELAY_UNCERTAIN) return false;
+    return op->cause == BELAY_CAUSE_UNREACHABLE || op->cause == BELAY_CAUSE_CUT_SHORT;
+}
+
 static void revive_done(struct fallback_hold *hold, belay_status status)
 {
     heard(hold, status);
@@ -270,9 +276,10 @@ static void revive_done(struct fallback_hold *hold, belay_status status)
             if (!forgotten ||
                 !belay__fallback_hold_forgotten(hold, true, "the primary has forgotten it"))
                 belay__fallback_hold_lose(hold, "the primary says it is not ours any more");
-        } else if (may_be_demoted(hold)) {
+        } else if (is_silence(status, &hold->op) && may_be_demoted(hold)) {
             demote_begin(hold);
-        } else {
+        } else { /* it answered, whatever it said */
+            hold->failing = false;
             work_end(hold);
         }
     } else if (status == BELAY_LOST) {
@@ -401,7 +408,11 @@ void belay__fallback_holds_close(struct fallback *fb)
         next = at->next;
         bool over = hold->lost && !hold->dropped && hold->users == 0;
         if (hold->work == FALLBACK_IDLE && over)
-            belay__fallback_move_clean(hold); /* its holder is gone */
+            belay__fallback_move_clean(hold);             /* its holder is gone */
+        if (hold->work == FALLBACK_CLEAN && hold->redo) { /* one try more, for certain */
+            hold->backoff_ms = 0;
+            belay_timer_arm(fb->env, &hold->timer, belay_env_now(fb->env));
+        }
         if (hold->work == FALLBACK_IDLE || hold->work == FALLBACK_CLEAN) continue;
         if (hold->redo) work_end(hold);
         else belay_op_cancel(&hold->op);
@@ -412,7 +423,7 @@ bool belay__fallback_holds_owe(const struct fallback *fb)
 {
     for (belay_link *at = fb->holds.next; at != &fb->holds; at = at->next) {
         const struct fallback_hold *hold = belay_container_of(at, struct fallback_hold, all);
-        bool in_vain = hold->redo && fb->health.down && !hold->row.there;
+        bool in_vain = hold->redo && fb->health.down && !hold->row.there && hold->backoff_ms > 0;
         if (hold->work != FALLBACK_IDLE && !in_vain) return true;
     }
     return false;

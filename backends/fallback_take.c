@@ -93,6 +93,12 @@ static void unwait(belay_backend *place, belay_wait *wait, bool *seen)
     *seen = false;
 }
 
+void belay__fallback_wake_all(struct fallback *fb)
+{
+    for (belay_link *at = fb->relays.next; at != &fb->relays; at = at->next)
+        belay_wait_wake(belay_container_of(at, struct relay, all)->row.parent);
+}
+
 void belay__fallback_unwait(belay_backend *base, belay_wait *wait)
 {
     struct fallback *fb = belay__fallback_of(base);
@@ -213,8 +219,8 @@ static void ask_prime(struct take *take)
     take->step = TAKE_PRIME;
     child_init(take, &take->hold->prime, BELAY_VERB_ACQUIRE);
     take->child.at_least = op->at_least;
-    if (take->row_token > 0 && take->row_token - 1 > op->token_floor)
-        take->child.token_floor = take->row_token - 1;
+    uint64_t floor = take->row_token > 0 ? take->row_token - 1 : take->fb->token_seen;
+    if (take->fb->fencing && floor > op->token_floor) take->child.token_floor = floor;
     if (op->wait != NULL) {
         struct relay *relay = relay_of(take->fb, op);
         if (relay == NULL) {
