@@ -297,9 +297,9 @@ end:
            st[P] == FLEET && TIMED_OUT -> net[P] = NONE;
            down[P] = true
        }
-    /* Rule 5: an extension could not reach it. Demoted in time, with the row. */
+    /* Rule 5: an extension could not reach it, or hangs. Demoted in time, with the row. */
     :: step {
-           st[P] == FLEET && net[P] == NONE && down[P] && in_row[P] && ROW_FOR_HOST &&
+           st[P] == FLEET && (net[P] == NONE -> down[P] : !calm) && in_row[P] && ROW_FOR_HOST &&
            IN_DEMOTION -> MY_ROW = ME;
            in_key[P] = false;
            st[P] = DEMOTED
@@ -321,10 +321,19 @@ end:
 #endif
 
     /* --- held in host scope ----------------------------------------------------------------- */
+    /* The extension that hung is answered: too late to change anything, but for what it says. */
+    :: step {
+           st[P] == DEMOTED && (net[P] == OK || TIMED_OUT) -> down[P] = down[P] || net[P] != OK;
+           net[P] = NONE
+       }
+    :: step {
+           st[P] == DEMOTED && net[P] == NO -> net[P] = NONE;
+           st[P] = HOST
+       }
 #ifndef WRONG_NO_PROMOTION
     /* Rule 6: recovery promotes. The key that may still be there is extended ... */
     :: step {
-           st[P] == DEMOTED && in_row[P] && !down[P] -> net[P] = EXTEND;
+           st[P] == DEMOTED && net[P] == NONE && in_row[P] && !down[P] -> net[P] = EXTEND;
            st[P] = EXTENDING
        }
     /* ... else one is taken, with a fresh id, as at first. */
