@@ -82,6 +82,8 @@ static belay_status settings_read(struct fallback *fb, const belay_settings *set
     if (fb->host_scope > belay__fallback_scope(fb->primary))
         return belay_settings_wrong(settings, "secondary", err,
                                     "reaches farther than the primary: are the two swapped?");
+    if (fb->probe_most_ns < fb->probe_every_ns && !belay_settings_given(settings, "probe_most"))
+        fb->probe_most_ns = fb->probe_every_ns;
     if (fb->probe_most_ns < fb->probe_every_ns)
         return belay_settings_wrong(settings, "probe_most", err, "is less than probe_every");
     int64_t needed = fb->patience_ns + belay_env_timeout_ns(fb->secondary->env);

@@ -194,6 +194,7 @@ int64_t belay__fallback_hold_until(const struct fallback_hold *hold);
 bool belay__fallback_hold_lives(const struct fallback_hold *hold);
 /* Settles core's op OK, so that its deadline is that of both sides. */
 void belay__fallback_hold_settle(struct fallback_hold *hold, belay_op *op);
+
 /* ------------------------------------------------------------------ move */
 
 void belay__fallback_move_init(struct fallback_hold *hold);

@@ -51,6 +51,7 @@ static void child_start(struct fallback_keep *keep, struct fallback_side *side, 
 {
     belay__fallback_side_op(keep->hold, side, &keep->child, verb, keep->op->ttl_ms);
     keep->child.error = keep->op->error;
+    if (verb == BELAY_VERB_EXTEND) keep->child.token_floor = keep->op->token_floor;
     belay_op_start(&keep->child, side->place, keep->op, keep_done);
     if (keep->canceled) belay_op_cancel(&keep->child); /* sent it is all the same */
 }
@@ -197,6 +198,7 @@ static void extend_begin(struct fallback_keep *keep)
         return;
     }
     if (hold->ttl_ms < keep->op->ttl_ms) hold->ttl_ms = keep->op->ttl_ms;
+    if (keep->fb->token_seen < keep->op->token_floor) keep->fb->token_seen = keep->op->token_floor;
     if (hold->row.there) {
         keep->step = KEEP_ROW;
         child_start(keep, &hold->row, BELAY_VERB_EXTEND);

@@ -185,7 +185,7 @@ void belay__fallback_hold_want(struct fallback_hold *hold)
     struct fallback *fb = hold->fb;
     hold->wanting = hold->users > 0; /* an extension may use what the primary has of it yet */
     if (hold->fleet || hold->lost || hold->ending || hold->adopted || fb->closing) return;
-    if (hold->wanting) return;
+    if (hold->wanting || hold->row.until_ns <= belay_env_now(fb->env)) return;
     if (!belay_linked(&hold->want)) belay_link_append(&fb->wants, &hold->want);
     belay_task_post(fb->env, &fb->pump);
 }
@@ -221,6 +221,8 @@ static void retake_begin(struct fallback_hold *hold)
     belay__fallback_side_op(hold, &hold->prime, &hold->op, BELAY_VERB_ACQUIRE, rest_ms(hold));
     hold->op.grant = NULL;
     hold->op.token_floor = hold->token;
+    belay_scope reach = belay__fallback_scope(hold->fb->primary);
+    if (hold->row.scope < reach) hold->op.at_least = reach; /* a primary that is degraded itself */
     work_start(hold, &hold->prime);
 }
 
@@ -301,7 +303,8 @@ static bool refused_by_another(struct fallback_hold *hold)
     bool first = hold->refused_ns == 0;
     if (first) hold->refused_ns = hold->refused_until_ns = now;
     if (left >= 0) { /* it ends between sent + left and now + left */
-        bool moved = !first && hold->op.sent_ns + left > hold->refused_end_ns;
+        bool moved =
+            !first && hold->op.sent_ns + left > hold->refused_end_ns + SLACK_MS * FALLBACK_MS;
         hold->refused_end_ns = now + left;
         if (moved) return true;
         int64_t most = GRACE_MOST_MS * FALLBACK_MS;

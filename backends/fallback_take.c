@@ -189,7 +189,9 @@ static uint64_t row_floor(const struct take *take)
 {
     struct fallback *fb = take->fb;
     if (!fb->fencing) return take->op->token_floor;
-    uint64_t proposal = belay_env_proposal(fb->env) + LEAD_TICKS, floor = fb->token_seen;
+    /* Where the primary's grants come without a row, the clock alone orders the two. */
+    uint64_t lead = fb->host_first ? LEAD_TICKS : 0;
+    uint64_t proposal = belay_env_proposal(fb->env) + lead, floor = fb->token_seen;
     if (proposal < PROPOSAL_MOST && (floor & ~SEQ_MASK) + proposal > floor)
         floor = (floor & ~SEQ_MASK) + proposal;
     return floor > take->op->token_floor ? floor : take->op->token_floor;
