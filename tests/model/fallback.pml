@@ -210,15 +210,18 @@ inline become_fleet() {
 #define MAY_RELEASE true
 #endif
 
-/* A new id may be sent; a refused promotion is remembered. */
+/* A new id may be sent; a refused promotion is remembered; a lock is extended. */
 #ifndef LIVE
 #define FREE_TO_ASK !late[P]
 #define REMEMBER    seen[P] = THERE
+#define MAY_EXTEND  true
 #else
-/* In the end what is owed is paid between two tries. And each recovery is a new beginning for who
- * is refused: so it is enough to remember in calm weather. (Both make the search smaller.) */
+/* In the end what is owed is paid between two tries. Each recovery is a new beginning for who is
+ * refused: so it is enough to remember in calm weather; and to extend in it, as evidence that the
+ * primary is gone comes from elsewhere too. (All that makes the search smaller.) */
 #define FREE_TO_ASK !debt[P]
 #define REMEMBER    seen[P] = (calm -> THERE : NOTHING)
+#define MAY_EXTEND  (calm && !quiet)
 #endif
 
 #if HOST_FIRST
@@ -285,9 +288,9 @@ end:
        }
 
     /* --- held in fleet scope ---------------------------------------------------------------- */
-    /* Rule 8: extended at both places, the row first. (When it is to be let go, nobody need.) */
+    /* Rule 8: extended at both places, the row first. */
     :: step {
-           st[P] == FLEET && net[P] == NONE && BELIEVES_FLEET(P) && !down[P] && !quiet ->
+           st[P] == FLEET && net[P] == NONE && BELIEVES_FLEET(P) && !down[P] && MAY_EXTEND ->
            net[P] = EXTEND
        }
     :: step {

@@ -100,7 +100,7 @@ happens() {   # happens NAME: every part of every step, somewhere
 }
 
 safety() {
-    pan_of base "" -O1
+    pan_of base "" -O2
     holds base alone_in_fleet
     # What must happen somewhere, and what is not promised.
     fails base never_degraded
@@ -112,15 +112,15 @@ safety() {
 
     # A primary that may forget harms the fleet's exclusion, nothing else. (What holds with it holds
     # without: it need not forget.)
-    pan_of forgets "-DFORGETS" -O1
+    pan_of forgets "-DFORGETS" -O2
     holds forgets alone_on_host
     holds forgets beaten_by_another
     fails forgets alone_in_fleet
-    pan_of steps "-DFORGETS -DPIECEWISE" -O1 -DNOCLAIM -DSAFETY
+    pan_of steps "-DFORGETS -DPIECEWISE" -O2 -DNOCLAIM -DSAFETY
     happens steps
 
     # Without the host's lock first, two of one host hold. The fleet's lock is not harmed.
-    pan_of no_host_first "-DHOST_FIRST=0" -O1
+    pan_of no_host_first "-DHOST_FIRST=0" -O2
     fails no_host_first alone_on_host
     holds no_host_first alone_in_fleet
 
@@ -138,21 +138,21 @@ wrong() {   # wrong WHAT CLAIM
 }
 
 liveness() {
-    pan_of keeper_0 "-DLIVE -DKEEPER=0 -DFORGETS" -O1
+    pan_of keeper_0 "-DLIVE -DKEEPER=0 -DFORGETS" -O2
     holds keeper_0 back_to_fleet -f
-    pan_of keeper_2 "-DLIVE -DKEEPER=2 -DFORGETS" -O1
+    pan_of keeper_2 "-DLIVE -DKEEPER=2 -DFORGETS" -O2
     holds keeper_2 back_to_fleet_alone -f
     pan_of no_promotion "-DLIVE -DKEEPER=0 -DWRONG_NO_PROMOTION" -O0
     fails no_promotion back_to_fleet -f
 
-    pan_of quiet "-DLIVE -DQUIET -DFORGETS" -O1
+    pan_of quiet "-DLIVE -DQUIET -DFORGETS" -O2
     holds quiet nothing_left -f
-    pan_of live "-DLIVE -DFORGETS" -O1
+    pan_of live "-DLIVE -DFORGETS" -O2
     holds live still_granted -f
     # Only the dead leave anything to the TTL: whoever lives gives everything back.
     pan_of no_ttl "-DLIVE -DQUIET -DNO_TTL" -O0
     fails no_ttl nothing_left -f
-    pan_of no_death "-DLIVE -DQUIET -DNO_TTL -DNO_DEATH" -O1
+    pan_of no_death "-DLIVE -DQUIET -DNO_TTL -DNO_DEATH" -O2
     holds no_death nothing_left -f
     pan_of no_give_back "-DLIVE -DQUIET -DNO_TTL -DNO_DEATH -DWRONG_NO_GIVE_BACK" -O0
     fails no_give_back nothing_left -f
