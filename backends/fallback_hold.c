@@ -169,9 +169,9 @@ void belay__fallback_hold_settle(struct fallback_hold *hold, belay_op *op)
     assert(until != INT64_MAX && "it is held nowhere");
     op->scope = hold->fleet ? hold->prime.scope : hold->row.scope;
     op->token = hold->token;
-    /* Not later than it began: of a long lock a short extension moves nothing. */
+    /* Of a long lock a short extension moves nothing: it can't have been sent in the future. */
     int64_t sent = until + belay__fallback_drift(op->ttl_ms) - (int64_t)op->ttl_ms * FALLBACK_MS;
-    if (sent < op->sent_ns) op->sent_ns = sent;
+    if (sent < op->sent_ns || op->verb == BELAY_VERB_ACQUIRE) op->sent_ns = sent;
     belay_op_settle(op, BELAY_OK);
 }
 
