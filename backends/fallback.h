@@ -267,6 +267,8 @@ void belay__fallback_health_init(struct fallback *fb);
 /* An op on the primary settled. */
 enum fallback_word belay__fallback_health_heard(struct fallback *fb, const belay_op *op,
                                                 belay_status status);
+/* Makes that op a probe: the release of a lock that nobody holds. */
+void belay__fallback_health_probe_op(struct fallback *fb, belay_op *op);
 /* A probe out of turn, for whom it is urgent; no more of them than `probe_every` allows. */
 void belay__fallback_health_look(struct fallback *fb);
 /* Is a probe long due? Then it is under way now. */

@@ -136,21 +136,25 @@ static void probe_done(belay_op *op, belay_status status)
     belay__fallback_take_decided(fb);
 }
 
+void belay__fallback_health_probe_op(struct fallback *fb, belay_op *op)
+{
+    struct fallback_health *health = &fb->health;
+    size_t prefix = strlen(belay_env_prefix(fb->env)), length = strlen(fb->probe_key);
+    if (health->owner[0] == '\0') belay_env_owner(fb->env, health->owner);
+    op->verb = BELAY_VERB_RELEASE;
+    op->key = (belay_str){ fb->probe_key, length };
+    op->name = (belay_str){ fb->probe_key + prefix, length - prefix };
+    op->owner = health->owner;
+    op->label = "";
+}
+
 static void probe_begin(struct fallback *fb)
 {
     struct fallback_health *health = &fb->health;
     if (health->probing || fb->closing) return;
-    belay_env_owner(fb->env, health->owner);
     health->error = (belay_error)BELAY_ERROR_INIT;
-    size_t prefix = strlen(belay_env_prefix(fb->env)), length = strlen(fb->probe_key);
-    health->op = (belay_op){
-        .verb = BELAY_VERB_RELEASE,
-        .key = { fb->probe_key, length },
-        .name = { fb->probe_key + prefix, length - prefix },
-        .owner = health->owner,
-        .label = "",
-        .error = &health->error,
-    };
+    health->op = (belay_op){ .error = &health->error };
+    belay__fallback_health_probe_op(fb, &health->op);
     health->probing = true;
     health->probed_ns = belay_env_now(fb->env);
     fb->busy++;

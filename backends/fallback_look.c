@@ -185,9 +185,8 @@ static belay_status find_mode(struct fallback *fb, belay_op *op)
                              : 0);
 }
 
-void belay__fallback_diagnose(belay_backend *base, belay_op *op)
+static belay_status find_all(struct fallback *fb, belay_op *op)
 {
-    struct fallback *fb = belay__fallback_of(base);
     belay_status status = find_mode(fb, op);
     if (status == BELAY_OK && !fb->host_first)
         status = belay_op_find(
@@ -201,7 +200,31 @@ void belay__fallback_diagnose(belay_backend *base, belay_op *op)
                           "degraded, processes of this host do not exclude each other",
                           "a secondary of type sqlite", "%s reaches this %s alone",
                           belay_env_name(fb->secondary->env), belay_scope_name(fb->host_scope));
-    belay_op_settle(op, status);
+    return status;
+}
+
+static void diagnosed(belay_op *child, belay_status status)
+{
+    struct look *look = belay_container_of(child, struct look, child);
+    (void)belay__fallback_health_heard(look->fb, child, status);
+    look_settle(look, find_all(look->fb, look->op));
+}
+
+/* A client that has not tried yet knows nothing: a probe is made first. */
+void belay__fallback_diagnose(belay_backend *base, belay_op *op)
+{
+    struct fallback *fb = belay__fallback_of(base);
+    struct look *look = fb->health.down ? NULL : belay_env_alloc(fb->env, sizeof *look);
+    if (look == NULL) {
+        belay_op_settle(op, find_all(fb, op));
+        return;
+    }
+    look->fb = fb;
+    look->op = op;
+    op->data = look;
+    belay_op_init_child(&look->child, op);
+    belay__fallback_health_probe_op(fb, &look->child);
+    belay_op_start(&look->child, fb->primary, op, diagnosed);
 }
 
 /* ------------------------------------------------------------------ health */

@@ -147,6 +147,17 @@ static belay_status find_holders(struct sqlite_backend *b, belay_op *op)
                          "/proc shows who runs");
 }
 
+/* As the secondary of a fallback, say: "this host" is then this user's part of it. */
+static belay_status find_users(struct sqlite_backend *b, belay_op *op)
+{
+    if (b->store.place.shared)
+        return belay_op_find(op, BELAY_FINE, "users", "", "", "it is shared by a group");
+    return belay_op_find(op, BELAY_FINE, "users",
+                         "processes of other users are not excluded: they have files of their own",
+                         "where several users share locks: `path` and `group`",
+                         "it is this user's alone");
+}
+
 static belay_status find_database(struct sqlite_backend *b, belay_op *op)
 {
     char journal[128], check[128], held[128];
@@ -192,6 +203,7 @@ void belay__sqlite_diagnose(struct sqlite_backend *b, belay_op *op, const struct
     if (status == BELAY_OK) status = find_filesystem(b, op);
     if (status == BELAY_OK && f == NULL) status = find_database(b, op);
     if (status == BELAY_OK) status = find_holders(b, op);
+    if (status == BELAY_OK) status = find_users(b, op);
     belay__sqlite_store_rollback(&b->store);
     belay_op_settle(op, status);
 }
