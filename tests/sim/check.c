@@ -179,19 +179,25 @@ void sim_check_lost(struct sim *sim, struct sim_held *held)
                  sim_name(held->name));
 }
 
+/* Events name the lock alone: without host_first, or when the primary has lost its data, a client
+ * may have two of one name. */
 static void check_moved(struct sim *sim, struct sim_client *client, const belay_event *event)
 {
-    int moved = event->kind == BELAY_EVENT_LOCK_PROMOTED ? 1 : -1;
+    int moved = event->kind == BELAY_EVENT_LOCK_PROMOTED ? 1 : -1, count = 0;
+    struct sim_held *found = NULL;
     for (int i = 0; i < SIM_HELD; i++) {
         struct sim_held *held = &client->held[i];
         if (held->state != SIM_TAKEN || held->lost > 0 ||
             strcmp(sim_name(held->name), event->name) != 0)
             continue;
-        if (held->moved == moved)
-            sim_fail(sim, "client %d: %s was %s twice", client->number, event->name,
-                     belay_event_name(event->kind));
-        held->moved = moved;
+        if (count++ == 0) found = held;
+        else held->moved = found->moved = 0;
     }
+    if (count != 1 || sim->config.short_of_memory) return; /* an event may be missing */
+    if (found->moved == moved)
+        sim_fail(sim, "client %d: %s was %s twice", client->number, event->name,
+                 belay_event_name(event->kind));
+    found->moved = moved;
 }
 
 void sim_check_event(struct sim *sim, struct sim_client *client, const belay_event *event)
@@ -203,7 +209,7 @@ void sim_check_event(struct sim *sim, struct sim_client *client, const belay_eve
     switch (event->kind) {
     case BELAY_EVENT_DEGRADED:
     case BELAY_EVENT_RECOVERED:
-        if (client->degraded == degraded)
+        if (client->degraded == degraded && !sim->config.short_of_memory)
             sim_fail(sim, "client %d says %s twice", client->number, belay_event_name(event->kind));
         client->degraded = degraded;
         break;

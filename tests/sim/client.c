@@ -74,6 +74,18 @@ static struct sim_asked *asked_new(struct sim_client *client, char verb, int nam
     return NULL;
 }
 
+/* It was not started. */
+static void refused(struct sim_asked *asked, belay_status status)
+{
+    struct sim *sim = asked->client->sim;
+    bool lost = status == BELAY_LOST && asked->verb != 'a';
+    asked->used = false;
+    sim_mix(sim, (uint64_t)status);
+    if (!lost && !(status == BELAY_NOMEM && sim->short_of_memory))
+        sim_fail(sim, "client %d: a call was refused: %s", asked->client->number,
+                 belay_status_name(status));
+}
+
 static void answered(void *arg, belay_status status, belay_lock *lock, const belay_error *err)
 {
     struct sim_asked *asked = arg;
@@ -148,7 +160,9 @@ void sim_client_acquire(struct sim_client *client, int name)
             options.at_least == BELAY_SCOPE_FLEET ? ", at least fleet" : "");
     belay_status status = belay_acquire_start(client->belay, sim_name(name), &options, answered,
                                               asked, &asked->request, NULL);
-    if (status != BELAY_OK) sim_fail(sim, "acquire: %s", belay_status_name(status));
+    if (status == BELAY_OK) return;
+    held->state = SIM_FREE;
+    refused(asked, status);
 }
 
 void sim_client_release(struct sim_held *held)
@@ -163,9 +177,7 @@ void sim_client_release(struct sim_held *held)
     held->lock = NULL;
     sim_say(sim, "%d releases %s", client->number, sim_name(held->name));
     belay_status status = belay_release_start(lock, answered, asked, &asked->request, NULL);
-    if (status == BELAY_OK) return;
-    asked->used = false;
-    if (status != BELAY_LOST) sim_fail(sim, "release: %s", belay_status_name(status));
+    if (status != BELAY_OK) refused(asked, status);
 }
 
 void sim_client_extend(struct sim_held *held, uint32_t ttl_ms)
@@ -178,9 +190,7 @@ void sim_client_extend(struct sim_held *held, uint32_t ttl_ms)
     sim_say(sim, "%d extends %s for %u ms", client->number, sim_name(held->name), (unsigned)ttl_ms);
     belay_status status =
         belay_extend_start(held->lock, ttl_ms, answered, asked, &asked->request, NULL);
-    if (status == BELAY_OK) return;
-    asked->used = false;
-    if (status != BELAY_LOST) sim_fail(sim, "extend: %s", belay_status_name(status));
+    if (status != BELAY_OK) refused(asked, status);
 }
 
 struct sim_held *sim_client_some_lock(struct sim_client *client)
@@ -243,7 +253,11 @@ bool sim_client_open(struct sim_client *client)
     options.arg = client;
     options.on_log = on_log; /* also when nothing is printed: a line is work for a dispatch */
     options.log_level = BELAY_LOG_INFO;
-    return sim_open(sim, &client->belay, text, &options);
+    bool was_short = sim->short_of_memory;
+    sim->short_of_memory = false;
+    bool opened = sim_open(sim, &client->belay, text, &options);
+    sim->short_of_memory = was_short;
+    return opened;
 }
 
 /* It is gone: its memory is freed here, which no process that was killed would do. */

@@ -68,6 +68,7 @@ static void config_make(struct sim *sim)
     if (sim_chance(sim, 25)) fault_make(sim, config->fault_primary, sizeof config->fault_primary);
     if (sim_chance(sim, 10))
         fault_make(sim, config->fault_secondary, sizeof config->fault_secondary);
+    config->short_of_memory = sim_chance(sim, 6);
     config->faults = config->fault_primary[0] != '\0' || config->fault_secondary[0] != '\0';
 }
 
@@ -283,6 +284,7 @@ static void happen(struct sim *sim)
 static void heal(struct sim *sim)
 {
     sim_say(sim, "from now on nothing goes wrong");
+    sim->short_of_memory = false;
     for (int c = 0; c < sim->config.clients; c++) {
         struct sim_client *client = &sim->clients[c];
         if (client->frozen) freeze_or_thaw(sim, client);
@@ -368,6 +370,7 @@ static void schedule(struct sim *sim)
     const struct sim_config *config = &sim->config;
     uint32_t steps = 20 + sim_below(sim, 60);
     sim->emptied = false;
+    sim->short_of_memory = config->short_of_memory;
     for (int c = 0; c < config->clients; c++) {
         struct sim_client *client = &sim->clients[c];
         for (int i = 0; i < SIM_SIDES; i++)
@@ -380,7 +383,9 @@ static void schedule(struct sim *sim)
     in_time(sim, sim_check_healthy, healing_ns(sim));
     let_all_go(sim);
     if (!sim->failed) ask_again(sim);
-    in_time(sim, sim_check_empty, 1200 * SIM_MS);
+    /* Without memory for a give-back the TTL has to do it. */
+    in_time(sim, sim_check_empty,
+            (1200 + (config->short_of_memory ? SIM_TTL_MOST(config->ttl_ms) : 0)) * SIM_MS);
 }
 
 /* ------------------------------------------------------------------ one set of schedules */
@@ -390,6 +395,7 @@ static void viewer_open(struct sim *sim)
     static const belay_backend_ops *const tables[] = { &sim_view_ops, NULL };
     belay_open_options options = BELAY_OPEN_OPTIONS_INIT;
     sim_world_init(&sim->viewer_world, &sim->clients[0], 0);
+    sim->viewer_world.base.may_alloc = NULL;
     options.threads = BELAY_DISPATCH;
     options.backends = tables;
     options.world = &sim->viewer_world.base;

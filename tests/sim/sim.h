@@ -153,6 +153,7 @@ const char *sim_key(int name);  /* with the prefix */
 struct sim_config {
     int clients, on_first_host;
     bool local, host_first, fencing, keep, faults;
+    bool short_of_memory; /* now and then an allocation fails */
     uint32_t ttl_ms, settle_ms, trip_after, probe_every_ms, probe_most_ms, outage_ms, close_ms;
     uint32_t primary_timeout_ms, secondary_timeout_ms;
     int64_t primary_slow_ns, secondary_slow_ns;    /* the longest latency of each */
@@ -186,6 +187,7 @@ struct sim {
     uint64_t token_host[SIM_NAMES][SIM_HOSTS]; /* the largest so far */
     uint64_t token_fleet[SIM_NAMES];           /* of this epoch */
     bool emptied;                              /* the primary, in this schedule */
+    bool short_of_memory;                      /* now */
     bool failed;
     char failure[512];
 };

@@ -13,7 +13,8 @@
 
 enum {
     WORK_MOST = 200000, /* dispatches in one go: more is a spin */
-    LAST_LINES = 60
+    LAST_LINES = 60,
+    ALLOC_FAILS_OF = 60
 };
 
 struct sim *sim_current;
@@ -185,6 +186,13 @@ static void world_random(belay_world *base, void *out, size_t length)
     }
 }
 
+static bool world_may_alloc(belay_world *base, size_t size)
+{
+    struct sim *sim = world_of(base)->client->sim;
+    (void)size;
+    return !sim->short_of_memory || sim->killing || sim_below(sim, ALLOC_FAILS_OF) != 0;
+}
+
 /* A client blocks, and nothing will happen to it before that moment. */
 static bool world_wait(belay_world *base, int64_t until_ns)
 {
@@ -213,7 +221,8 @@ void sim_world_init(struct sim_world *world, struct sim_client *client, uint64_t
                   .now = world_now,
                   .wall = world_wall,
                   .random = world_random,
-                  .wait = world_wait },
+                  .wait = world_wait,
+                  .may_alloc = world_may_alloc },
         .client = client,
         .random = seed,
     };
