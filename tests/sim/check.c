@@ -152,6 +152,10 @@ void sim_check_granted(struct sim *sim, struct sim_held *held)
         sim_fail(sim, "client %d was given less than it had asked for", client->number);
     if (scope != BELAY_SCOPE_FLEET && (!sim->config.local || sim->options.plain))
         sim_fail(sim, "client %d was given a lock of its host's alone", client->number);
+    if (scope != BELAY_SCOPE_FLEET && !sim->config.short_of_memory &&
+        sim->now_ns - client->down_ns < ((int64_t)sim->config.settle_ms - 1) * SIM_MS)
+        sim_fail(sim, "client %d was given a lock of its host's alone before `settle`",
+                 client->number);
     check_token(sim, held);
 }
 
@@ -169,8 +173,28 @@ void sim_check_scope(struct sim *sim, struct sim_held *held, belay_scope now)
     if (sim->token_fleet[held->name] < token) sim->token_fleet[held->name] = token;
 }
 
-void sim_check_lost(struct sim *sim, struct sim_held *held)
+/* Kept locks are not lost while what they need is well. */
+static void check_lost_for_nothing(struct sim *sim, const struct sim_held *held, const char *why)
 {
+    const struct sim_config *config = &sim->config;
+    const struct sim_client *client = held->client;
+    int64_t life = sim->now_ns - held->granted_ns, ttl = (int64_t)held->ttl_ms * SIM_MS;
+    bool alone = config->local && held->at_least < BELAY_SCOPE_FLEET;
+    bool ran_out = strstr(why, "TTL") != NULL;
+    if (!held->kept || !config->host_first || config->faults || config->short_of_memory) return;
+    if (sim_link_well(&client->links[SIM_SECONDARY], life) &&
+        sim_link_well(&client->links[SIM_PRIMARY], life))
+        sim_fail(sim, "client %d lost %s while all was well: %s", client->number,
+                 sim_name(held->name), why);
+    else if (ran_out && alone && sim_link_well(&client->links[SIM_SECONDARY], ttl) &&
+             sim->now_ns - client->links[SIM_PRIMARY].busy_ns > ttl) /* that does not degrade */
+        sim_fail(sim, "client %d lost %s while its host was well: %s", client->number,
+                 sim_name(held->name), why);
+}
+
+void sim_check_lost(struct sim *sim, struct sim_held *held, const char *why)
+{
+    check_lost_for_nothing(sim, held, why);
     if (held->lost > 1)
         sim_fail(sim, "client %d was told twice that it lost %s", held->client->number,
                  sim_name(held->name));
@@ -212,6 +236,7 @@ void sim_check_event(struct sim *sim, struct sim_client *client, const belay_eve
         if (client->degraded == degraded && !sim->config.short_of_memory)
             sim_fail(sim, "client %d says %s twice", client->number, belay_event_name(event->kind));
         client->degraded = degraded;
+        if (degraded) client->down_ns = sim->now_ns - event->since_ms * SIM_MS;
         break;
     case BELAY_EVENT_LOCK_DEMOTED:
     case BELAY_EVENT_LOCK_PROMOTED: check_moved(sim, client, event); break;

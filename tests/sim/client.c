@@ -46,7 +46,7 @@ static void on_lost(void *arg, belay_lock *lock, const belay_error *why)
     held->lost++;
     sim_say(sim, "  %d LOST %s: %s", held->client->number, sim_name(held->name), why->text);
     sim_mix(sim, 0x1057);
-    sim_check_lost(sim, held);
+    sim_check_lost(sim, held, why->text);
     if (sim_chance(sim, 30)) sim_client_release(held); /* from inside the callback */
 }
 
@@ -115,6 +115,7 @@ static void answered(void *arg, belay_status status, belay_lock *lock, const bel
     held->state = SIM_TAKEN;
     held->lock = lock;
     held->scope = belay_lock_scope(lock);
+    held->granted_ns = sim->now_ns;
     sim_check_granted(sim, held);
     if (sim_chance(sim, 5)) sim_client_release(held);
 }
@@ -147,6 +148,7 @@ void sim_client_acquire(struct sim_client *client, int name)
         options.keep == BELAY_KEEP_DEFAULT ? sim->config.keep : options.keep == BELAY_KEEP_ON;
     *held = (struct sim_held){ .client = client, .state = SIM_WANTED, .name = name, .kept = keep };
     held->at_least = options.at_least;
+    held->ttl_ms = options.ttl_ms;
     held->epoch =
         sim->places[SIM_FLEET].epoch; /* it may be granted before a loss, and told after */
     options.arg = held;

@@ -44,7 +44,14 @@ static belay_backend *place_of(const struct sim_gate *gate)
 
 void sim_link_changed(struct sim_link *link)
 {
+    link->ill_ns = link->client->sim->now_ns;
     if (link->gate != NULL) belay_poke_raise(&link->gate->poke);
+}
+
+bool sim_link_well(const struct sim_link *link, int64_t ns)
+{
+    return link->state == SIM_UP && link->out_most_ns == 0 &&
+           link->client->sim->now_ns - link->ill_ns >= ns;
 }
 
 /* ------------------------------------------------------------------ grants */
@@ -437,6 +444,7 @@ static void gate_begin(belay_backend *base, belay_op *op)
         return;
     }
     if (link->state == SIM_BUSY) {
+        link->busy_ns = sim->now_ns;
         belay_op_fail(op, BELAY_UNAVAILABLE, BELAY_CAUSE_BUSY, node, "busy");
         return;
     }

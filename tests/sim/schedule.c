@@ -165,10 +165,17 @@ static void empty_primary(struct sim *sim)
     for (int i = 0; i < SIM_NAMES; i++) sim->token_fleet[i] = 0;
 }
 
+/* It does not run, or did not. */
+static void stopped(struct sim_client *client)
+{
+    client->freezes++;
+    for (int i = 0; i < SIM_SIDES; i++) client->links[i].ill_ns = client->sim->now_ns;
+}
+
 static void freeze_or_thaw(struct sim *sim, struct sim_client *client)
 {
     client->frozen = !client->frozen;
-    client->freezes++;
+    stopped(client);
     sim_say(sim, "%d is %s", client->number, client->frozen ? "stopped" : "continued");
 }
 
@@ -177,6 +184,7 @@ static void open_client(struct sim *sim, struct sim_client *client)
     for (int i = 0; i < SIM_SIDES; i++) {
         struct sim_link *link = &client->links[i];
         link->state = SIM_UP;
+        link->ill_ns = sim->now_ns;
         link->out_most_ns = link->back_most_ns =
             i == SIM_PRIMARY ? sim->config.primary_slow_ns : sim->config.secondary_slow_ns;
     }
@@ -203,7 +211,7 @@ static void pass_time(struct sim *sim)
         sim_run_until(sim, now + sim_up_to(sim, ttl));
     } else { /* the machines sleep: time passes, and nobody runs */
         sim->now_ns += sim_up_to(sim, ttl);
-        for (int c = 0; c < sim->config.clients; c++) sim->clients[c].freezes++;
+        for (int c = 0; c < sim->config.clients; c++) stopped(&sim->clients[c]);
         sim_say(sim, "all have slept");
         sim_settle(sim);
     }

@@ -77,12 +77,16 @@ struct sim_link {
     belay_scope scope;
     int64_t out_most_ns, back_most_ns; /* how long a request or a reply may take; 0: no time */
     uint32_t cuts;                     /* how often the connection has broken */
+    int64_t ill_ns;                    /* when something was wrong with it last */
+    int64_t busy_ns;                   /* when it was busy last */
     struct sim_gate *gate;             /* NULL: not opened */
 };
 
 extern const belay_backend_ops sim_gate_ops, sim_view_ops;
 /* The link was changed: its client sees that when it runs. */
 void sim_link_changed(struct sim_link *link);
+/* Has nothing been wrong with it, or with its client, for that long? */
+bool sim_link_well(const struct sim_link *link, int64_t ns);
 
 /* ------------------------------------------------------------------ clients */
 
@@ -99,6 +103,8 @@ struct sim_held {
     belay_lock *lock;
     int name;
     bool kept;
+    uint32_t ttl_ms;
+    int64_t granted_ns;
     belay_scope at_least, scope; /* scope: as its holder was told */
     uint32_t lost;               /* how often its loss was told */
     uint32_t epoch;              /* of the primary, when it was told to have the fleet's scope */
@@ -125,7 +131,8 @@ struct sim_client {
     bool going;    /* killed or being closed: its callbacks count no more */
     bool frozen;   /* stopped by its scheduler */
     uint32_t freezes;
-    bool degraded; /* by its events */
+    bool degraded;   /* by its events ... */
+    int64_t down_ns; /* ... since then */
     struct sim_world world;
     struct sim_link links[SIM_SIDES];
     struct sim_held held[SIM_HELD];
@@ -218,7 +225,7 @@ int64_t sim_next_due(const struct sim *sim);
 
 void sim_check_granted(struct sim *sim, struct sim_held *held);
 void sim_check_scope(struct sim *sim, struct sim_held *held, belay_scope now);
-void sim_check_lost(struct sim *sim, struct sim_held *held);
+void sim_check_lost(struct sim *sim, struct sim_held *held, const char *why);
 void sim_check_event(struct sim *sim, struct sim_client *client, const belay_event *event);
 void sim_check_answered(struct sim *sim, const struct sim_asked *asked);
 void sim_check_client(struct sim *sim, struct sim_client *client); /* it has just run */
