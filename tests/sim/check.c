@@ -142,6 +142,7 @@ void sim_check_granted(struct sim *sim, struct sim_held *held)
     belay_scope scope = belay_lock_scope(held->lock);
     if (!is_valid(held)) return; /* lost before it was told */
     sim->grants++;
+    held->was_degraded = scope != BELAY_SCOPE_FLEET || held->lock->scope_due;
     if (scope == BELAY_SCOPE_FLEET) sim->fleet_grants++;
     sim_mix(sim, belay_lock_token(held->lock));
     sim_say(sim, "  %d HOLDS %s: scope %s, token %llu, owner %.8s, for %.1f ms", client->number,
@@ -152,7 +153,7 @@ void sim_check_granted(struct sim *sim, struct sim_held *held)
         sim_fail(sim, "client %d was given less than it had asked for", client->number);
     if (scope != BELAY_SCOPE_FLEET && (!sim->config.local || sim->options.plain))
         sim_fail(sim, "client %d was given a lock of its host's alone", client->number);
-    if (scope != BELAY_SCOPE_FLEET && !sim->config.short_of_memory &&
+    if (scope != BELAY_SCOPE_FLEET && !sim->config.short_of_memory && !held->lock->scope_due &&
         sim->now_ns - client->down_ns < ((int64_t)sim->config.settle_ms - 1) * SIM_MS)
         sim_fail(sim, "client %d was given a lock of its host's alone before `settle`",
                  client->number);
@@ -168,7 +169,15 @@ void sim_check_scope(struct sim *sim, struct sim_held *held, belay_scope now)
     if (now < held->at_least && is_valid(held))
         sim_fail(sim, "client %d keeps %s in a smaller scope than it had asked for",
                  held->client->number, sim_name(held->name));
-    if (now != BELAY_SCOPE_FLEET) return;
+    if (now != BELAY_SCOPE_FLEET) {
+        const struct sim_link *primary = &held->client->links[SIM_PRIMARY];
+        if (!held->was_degraded && !sim->config.faults && !sim->config.short_of_memory &&
+            sim_link_well(primary, sim->now_ns - held->asked_ns))
+            sim_fail(sim, "client %d: %s was demoted while all was well", held->client->number,
+                     sim_name(held->name));
+        held->was_degraded = true;
+        return;
+    }
     held->epoch = sim->places[SIM_FLEET].epoch;
     if (sim->token_fleet[held->name] < token) sim->token_fleet[held->name] = token;
 }
@@ -178,11 +187,14 @@ static void check_lost_for_nothing(struct sim *sim, const struct sim_held *held,
 {
     const struct sim_config *config = &sim->config;
     const struct sim_client *client = held->client;
-    int64_t life = sim->now_ns - held->granted_ns, ttl = (int64_t)held->ttl_ms * SIM_MS;
+    int64_t life = sim->now_ns - held->asked_ns, ttl = (int64_t)held->ttl_ms * SIM_MS;
     bool alone = config->local && held->at_least < BELAY_SCOPE_FLEET;
     bool ran_out = strstr(why, "TTL") != NULL;
-    if (!held->kept || !config->host_first || config->faults || config->short_of_memory) return;
-    if (sim_link_well(&client->links[SIM_SECONDARY], life) &&
+    /* A TTL must leave time for more than one attempt. */
+    bool hurried = held->ttl_ms < 6 * (config->primary_timeout_ms + config->secondary_timeout_ms);
+    if (!held->kept || !config->host_first || config->faults || config->short_of_memory || hurried)
+        return;
+    if (!held->was_degraded && sim_link_well(&client->links[SIM_SECONDARY], life) &&
         sim_link_well(&client->links[SIM_PRIMARY], life))
         sim_fail(sim, "client %d lost %s while all was well: %s", client->number,
                  sim_name(held->name), why);

@@ -115,7 +115,6 @@ static void answered(void *arg, belay_status status, belay_lock *lock, const bel
     held->state = SIM_TAKEN;
     held->lock = lock;
     held->scope = belay_lock_scope(lock);
-    held->granted_ns = sim->now_ns;
     sim_check_granted(sim, held);
     if (sim_chance(sim, 5)) sim_client_release(held);
 }
@@ -149,6 +148,7 @@ void sim_client_acquire(struct sim_client *client, int name)
     *held = (struct sim_held){ .client = client, .state = SIM_WANTED, .name = name, .kept = keep };
     held->at_least = options.at_least;
     held->ttl_ms = options.ttl_ms;
+    held->asked_ns = sim->now_ns;
     held->epoch =
         sim->places[SIM_FLEET].epoch; /* it may be granted before a loss, and told after */
     options.arg = held;

@@ -51,7 +51,7 @@ void sim_link_changed(struct sim_link *link)
 bool sim_link_well(const struct sim_link *link, int64_t ns)
 {
     return link->state == SIM_UP && link->out_most_ns == 0 &&
-           link->client->sim->now_ns - link->ill_ns >= ns;
+           link->client->sim->now_ns - link->ill_ns > ns;
 }
 
 /* ------------------------------------------------------------------ grants */

@@ -104,9 +104,10 @@ struct sim_held {
     int name;
     bool kept;
     uint32_t ttl_ms;
-    int64_t granted_ns;
+    int64_t asked_ns;
     belay_scope at_least, scope; /* scope: as its holder was told */
     uint32_t lost;               /* how often its loss was told */
+    bool was_degraded;           /* it had not the fleet's scope for a time */
     uint32_t epoch;              /* of the primary, when it was told to have the fleet's scope */
     int moved;                   /* by events: -1 demoted last, 1 promoted, 0 neither */
 };
