@@ -256,6 +256,12 @@ void sim_check_event(struct sim *sim, struct sim_client *client, const belay_eve
     }
 }
 
+void sim_check_forgotten(struct sim_client *client, const char *key, uint32_t epoch)
+{
+    for (int i = 0; i < SIM_NAMES; i++)
+        if (strcmp(sim_key(i), key) == 0) client->forgotten[i] = epoch + 1;
+}
+
 void sim_check_answered(struct sim *sim, const struct sim_asked *asked)
 {
     const struct sim_client *client = asked->client;
@@ -277,6 +283,10 @@ void sim_check_client(struct sim *sim, struct sim_client *client)
         if (valid && belay_lock_scope(held->lock) != held->scope)
             sim_fail(sim, "client %d was not told that %s has another scope", client->number,
                      sim_name(held->name));
+        if (valid && is_fleet(held) && sim->config.host_first &&
+            client->forgotten[held->name] == held->epoch + 1)
+            sim_fail(sim, "client %d knows that the primary has forgotten %s, and says fleet",
+                     client->number, sim_name(held->name));
     }
 }
 
