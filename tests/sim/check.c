@@ -166,6 +166,7 @@ void sim_check_scope(struct sim *sim, struct sim_held *held, belay_scope now)
     sim_mix(sim, 0x5c09e + (uint64_t)now);
     sim->moves++;
     held->scope = now;
+    held->forgotten = false;
     if (now < held->at_least && is_valid(held))
         sim_fail(sim, "client %d keeps %s in a smaller scope than it had asked for",
                  held->client->number, sim_name(held->name));
@@ -256,10 +257,13 @@ void sim_check_event(struct sim *sim, struct sim_client *client, const belay_eve
     }
 }
 
-void sim_check_forgotten(struct sim_client *client, const char *key, uint32_t epoch)
+void sim_check_forgotten(struct sim_client *client, const char *owner)
 {
-    for (int i = 0; i < SIM_NAMES; i++)
-        if (strcmp(sim_key(i), key) == 0) client->forgotten[i] = epoch + 1;
+    for (int i = 0; i < SIM_HELD; i++) {
+        struct sim_held *held = &client->held[i];
+        if (held->state == SIM_TAKEN && strcmp(belay_lock_owner(held->lock), owner) == 0)
+            held->forgotten = true;
+    }
 }
 
 void sim_check_answered(struct sim *sim, const struct sim_asked *asked)
@@ -283,8 +287,7 @@ void sim_check_client(struct sim *sim, struct sim_client *client)
         if (valid && belay_lock_scope(held->lock) != held->scope)
             sim_fail(sim, "client %d was not told that %s has another scope", client->number,
                      sim_name(held->name));
-        if (valid && is_fleet(held) && sim->config.host_first &&
-            client->forgotten[held->name] == held->epoch + 1)
+        if (valid && is_fleet(held) && held->forgotten && sim->config.host_first)
             sim_fail(sim, "client %d knows that the primary has forgotten %s, and says fleet",
                      client->number, sim_name(held->name));
     }

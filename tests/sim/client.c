@@ -247,7 +247,6 @@ bool sim_client_open(struct sim_client *client)
     sim_config_text(client, text, sizeof text);
     client->life++;
     client->going = client->frozen = client->degraded = false;
-    memset(client->forgotten, 0, sizeof client->forgotten);
     sim_world_init(&client->world, client, sim_random(sim));
     options.threads = BELAY_DISPATCH;
     options.backends = tables;

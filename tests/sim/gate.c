@@ -61,7 +61,7 @@ struct lease {
     belay_link link;
     uint32_t epoch; /* of the place, when it was granted there */
     bool told;      /* that it was forgotten */
-    char key[64];
+    char owner[BELAY_OWNER_LENGTH + 1];
 };
 
 static void gate_drop(belay_backend *base, belay_grant *grant)
@@ -228,7 +228,7 @@ static void call_answer(struct call *call)
     if (call->info != NULL) *op->info = *call->info;
     if (op->verb == BELAY_VERB_ACQUIRE && call->status == BELAY_OK) {
         call->lease->epoch = call->epoch;
-        snprintf(call->lease->key, sizeof call->lease->key, "%s", call->key);
+        memcpy(call->lease->owner, call->owner, sizeof call->lease->owner);
         belay_link_append(&gate->grants, &call->lease->link);
         op->grant = &call->lease->base;
         call->lease = NULL;
@@ -396,7 +396,7 @@ static void forgotten(struct sim_gate *gate)
         if (lease->told || lease->epoch == gate->link->place->epoch) continue;
         lease->told = true;
         if (sim_chance(sim_of(gate), 40)) continue; /* its next extension will find out */
-        sim_check_forgotten(gate->link->client, lease->key, lease->epoch);
+        sim_check_forgotten(gate->link->client, lease->owner);
         belay_grant_forgotten(&lease->base, "the place has lost its data");
         at = &gate->grants; /* anything may have been dropped: from the beginning */
     }

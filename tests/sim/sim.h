@@ -107,6 +107,7 @@ struct sim_held {
     int64_t asked_ns;
     belay_scope at_least, scope; /* scope: as its holder was told */
     uint32_t lost;               /* how often its loss was told */
+    bool forgotten;              /* its client is told that the primary has forgotten it */
     bool was_degraded;           /* it had not the fleet's scope for a time */
     uint32_t epoch;              /* of the primary, when it was told to have the fleet's scope */
     int moved;                   /* by events: -1 demoted last, 1 promoted, 0 neither */
@@ -127,11 +128,10 @@ struct sim_asked {
 struct sim_client {
     struct sim *sim;
     int number, host;
-    uint32_t life;                 /* counts its openings */
-    belay *belay;                  /* NULL: there is no such process now */
-    uint32_t forgotten[SIM_NAMES]; /* was told so of a lock of this epoch; 0: never */
-    bool going;                    /* killed or being closed: its callbacks count no more */
-    bool frozen;                   /* stopped by its scheduler */
+    uint32_t life; /* counts its openings */
+    belay *belay;  /* NULL: there is no such process now */
+    bool going;    /* killed or being closed: its callbacks count no more */
+    bool frozen;   /* stopped by its scheduler */
     uint32_t freezes;
     bool degraded;   /* by its events ... */
     int64_t down_ns; /* ... since then */
@@ -229,8 +229,8 @@ void sim_check_granted(struct sim *sim, struct sim_held *held);
 void sim_check_scope(struct sim *sim, struct sim_held *held, belay_scope now);
 void sim_check_lost(struct sim *sim, struct sim_held *held, const char *why);
 void sim_check_event(struct sim *sim, struct sim_client *client, const belay_event *event);
-/* It is being told that the primary has forgotten a lock of that epoch. */
-void sim_check_forgotten(struct sim_client *client, const char *key, uint32_t epoch);
+/* It is being told that the primary has forgotten this owner's lock. */
+void sim_check_forgotten(struct sim_client *client, const char *owner);
 void sim_check_answered(struct sim *sim, const struct sim_asked *asked);
 void sim_check_client(struct sim *sim, struct sim_client *client); /* it has just run */
 void sim_check_all(struct sim *sim);                               /* at any moment */
