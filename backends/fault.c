@@ -432,6 +432,12 @@ static void fault_diagnose(belay_backend *base, belay_op *op)
                                       "it makes faults on purpose"));
 }
 
+static void fault_about(const belay_backend *base, belay_about *out)
+{
+    const belay_backend *child = fault_of((belay_backend *)base)->child;
+    if (child->ops->about != NULL) child->ops->about(child, out);
+}
+
 static void fault_health(belay_backend *base, belay_op *op)
 {
     if (fault_of(base)->child->ops->health != NULL) fault_begin(base, op);
@@ -466,4 +472,5 @@ const belay_backend_ops belay__fault_ops = {
     .break_lock = fault_begin,
     .diagnose = fault_diagnose,
     .health = fault_health,
+    .about = fault_about,
 };

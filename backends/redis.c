@@ -65,6 +65,13 @@ static void redis_unwait(belay_backend *base, belay_wait *wait)
     belay__tracking_unwait(&redis_of(base)->server, wait);
 }
 
+static void redis_about(const belay_backend *base, belay_about *out)
+{
+    const struct belay__server *server = &redis_of((belay_backend *)base)->server;
+    snprintf(out->instance, sizeof out->instance, "%s", server->run_id);
+    out->started_ns = server->started_ns;
+}
+
 static bool redis_owes(belay_backend *base)
 {
     return belay__giveback_owes(&redis_of(base)->server);
@@ -340,4 +347,5 @@ const belay_backend_ops belay__redis_ops = {
     .list = redis_list,
     .break_lock = redis_attempt,
     .diagnose = redis_diagnose,
+    .about = redis_about,
 };

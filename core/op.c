@@ -140,17 +140,23 @@ void belay_op_init_child(belay_op *child, const belay_op *parent)
     };
 }
 
-void belay_op_start(belay_op *child, belay_backend *backend, belay_op *parent,
-                    void (*done)(belay_op *child, belay_status status))
+void belay_op_start_within(belay_op *child, belay_backend *backend, belay_op *parent,
+                           int64_t timeout_ns, void (*done)(belay_op *child, belay_status status))
 {
     int64_t now = belay__loop_now(backend->env->loop);
-    int64_t by = now + backend->env->timeout_ns;
+    int64_t by = now + timeout_ns;
     child->backend = backend;
     child->parent = parent;
     child->done = done;
     child->timeout.depth = parent != NULL ? parent->timeout.depth + 1 : 0;
     child->settle_by_ns = parent != NULL && parent->settle_by_ns < by ? parent->settle_by_ns : by;
     belay__op_begin(child, now);
+}
+
+void belay_op_start(belay_op *child, belay_backend *backend, belay_op *parent,
+                    void (*done)(belay_op *child, belay_status status))
+{
+    belay_op_start_within(child, backend, parent, backend->env->timeout_ns, done);
 }
 
 void belay_wait_wake(belay_wait *wait)

@@ -102,6 +102,8 @@ static void link_ready(struct belay__link *link)
                      strcmp(server->run_id, link->hello.run_id) != 0;
     if (link->hello.run_id[0] != '\0')
         memcpy(server->run_id, link->hello.run_id, sizeof server->run_id);
+    if (link->hello.uptime_s >= 0 && (server->started_ns == 0 || restarted))
+        server->started_ns = lane->ready_ns - link->hello.uptime_s * 1000 * MS;
     if (restarted) server->run++;
     link->run = server->run;
     warn_of_eviction(server, &link->hello);

@@ -391,6 +391,10 @@ BELAY_API belay_status belay_op_find(belay_op *op, belay_severity severity, cons
 BELAY_API void belay_op_init_child(belay_op *child, const belay_op *parent);
 BELAY_API void belay_op_start(belay_op *child, belay_backend *backend, belay_op *parent,
                               void (*done)(belay_op *child, belay_status status));
+/* The same with another time than the child's `timeout`. With a parent not beyond its settle_by. */
+BELAY_API void belay_op_start_within(belay_op *child, belay_backend *backend, belay_op *parent,
+                                     int64_t timeout_ns,
+                                     void (*done)(belay_op *child, belay_status status));
 /* Cancels a started op that has not settled: it will, soon. */
 BELAY_API void belay_op_cancel(belay_op *op);
 
@@ -429,6 +433,12 @@ struct belay_backend {
 };
 
 #define BELAY_OPS_HEAD .abi = BELAY_BACKEND_ABI, .size = (uint32_t)sizeof(belay_backend_ops)
+
+/* Which run of a place it was that answered last. */
+typedef struct belay_about {
+    char instance[64]; /* the same for all who reach that place: a server's run id; "": not known */
+    int64_t started_ns; /* by the env's clock, when it began to remember; 0: it forgets nothing */
+} belay_about;
 
 struct belay_backend_ops {
     /* BELAY_OPS_HEAD fills both. The registry refuses a foreign abi. */
@@ -498,6 +508,8 @@ struct belay_backend_ops {
     void (*diagnose)(belay_backend *backend, belay_op *op);
     /* Fill op->health. NULL: all is well, always. */
     void (*health)(belay_backend *backend, belay_op *op);
+    /* What is known without asking. NULL: nothing. */
+    void (*about)(const belay_backend *backend, belay_about *out);
 };
 
 /* ------------------------------------------------------------------ the world */

@@ -1,0 +1,137 @@
+/* redlock.c - one lock on a quorum of independent places: settings, the object, the table.
+ * redlock.h is the map of the other files; docs/redlock.md says what is promised, what is assumed,
+ * and what was said against it. It knows nothing of the places that it is made of. */
+#include "redlock.h"
+
+#include <stdio.h>
+
+static void redlock_cancel(belay_backend *base, belay_op *op)
+{
+    (void)base;
+    switch (op->verb) {
+    case BELAY_VERB_ACQUIRE: belay__redlock_vote_cancel(op); break;
+    case BELAY_VERB_RELEASE:
+    case BELAY_VERB_BREAK:
+    case BELAY_VERB_EXTEND: belay__redlock_round_cancel(op); break;
+    default: belay__redlock_look_cancel(op); break;
+    }
+}
+
+belay_scope belay__redlock_scope_of(const belay_backend *base)
+{
+    const struct redlock *r = belay__redlock_of((belay_backend *)base);
+    belay_scope least = BELAY_SCOPE_FLEET;
+    for (uint32_t i = 0; i < r->count; i++) {
+        const belay_backend *place = r->nodes[i].place;
+        belay_scope scope =
+            place->ops->scope_of != NULL ? place->ops->scope_of(place) : place->ops->scope;
+        if (scope < least) least = scope;
+    }
+    return least;
+}
+
+/* ------------------------------------------------------------------ the object */
+
+static void redlock_destroy(belay_backend *base)
+{
+    struct redlock *r = belay__redlock_of(base);
+    belay__redlock_leases_free(r);
+    belay_env_free(r->env, r);
+}
+
+static belay_status settings_read(struct redlock *r, const belay_settings *settings,
+                                  belay_error *err)
+{
+    r->max_ttl_ms = (uint32_t)belay_settings_duration_ms(settings, "max_ttl");
+    r->node_timeout_ns = belay_settings_duration_ms(settings, "node_timeout") * REDLOCK_MS;
+    r->quarantine = belay_settings_boolean(settings, "quarantine");
+    r->fencing = belay_env_fencing(r->env);
+    if (r->count > REDLOCK_NODES_MOST)
+        return belay_settings_wrong(settings, "nodes", err, "names more than %d nodes",
+                                    (int)REDLOCK_NODES_MOST);
+    r->quorum = r->count / 2 + 1;
+    for (uint32_t i = 0; i < r->count; i++) {
+        r->nodes[i].place = belay_settings_backend(settings, "nodes", i);
+        for (uint32_t j = 0; j < i; j++)
+            if (r->nodes[j].place == r->nodes[i].place)
+                return belay_settings_wrong(settings, "nodes", err, "names %s twice",
+                                            belay_env_name(r->nodes[i].place->env));
+    }
+    return BELAY_OK;
+}
+
+static belay_status redlock_create(belay_backend **out, belay_env *env,
+                                   const belay_settings *settings, belay_error *err)
+{
+    size_t count = belay_settings_count(settings, "nodes");
+    struct redlock *r = belay_env_alloc(env, sizeof *r + count * sizeof(struct redlock_node));
+    if (r == NULL) return belay_error_set(err, BELAY_NOMEM, NULL, NULL);
+    r->env = env;
+    r->count = (uint32_t)count;
+    r->twin[0] = r->twin[1] = -1;
+    belay_links_init(&r->leases);
+    belay_status status = settings_read(r, settings, err);
+    if (status != BELAY_OK) {
+        belay_env_free(env, r);
+        return status;
+    }
+    if (count % 2 == 0)
+        belay_env_log(env, BELAY_LOG_INFO,
+                      "%s: an even number of nodes survives no more failures than one less",
+                      belay_env_name(env));
+    *out = &r->base;
+    return BELAY_OK;
+}
+
+/* ------------------------------------------------------------------ the table */
+
+static const belay_setting_spec redlock_settings[] = {
+    { .key = "nodes",
+      .type = BELAY_SETTING_BACKENDS,
+      .required = true,
+      .help = "independent places, an odd number of them: a lock needs more than half" },
+    { .key = "node_timeout",
+      .type = BELAY_SETTING_DURATION,
+      .initial = "50ms",
+      .min = 1,
+      .max = 60000,
+      .help = "a node that has not answered for so long counts as one that refuses; far below the "
+              "TTL" },
+    { .key = "max_ttl",
+      .type = BELAY_SETTING_DURATION,
+      .initial = "60s",
+      .min = 100,
+      .max = 604800000,
+      .help =
+          "no TTL is longer; the same in the whole fleet, since it is how long a restarted node "
+          "does not vote" },
+    { .key = "quarantine",
+      .type = BELAY_SETTING_BOOLEAN,
+      .initial = "true",
+      .help = "a node that was restarted does not vote until its old locks have ended; false: it "
+              "forgets nothing" },
+    { 0 },
+};
+
+extern const belay_backend_ops belay__redlock_ops;
+const belay_backend_ops belay__redlock_ops = {
+    BELAY_OPS_HEAD,
+    .type = "redlock",
+    .settings = redlock_settings,
+    .scope = BELAY_SCOPE_FLEET,
+    .scope_of = belay__redlock_scope_of,
+    .timeout_ms = 500,
+    .create = redlock_create,
+    .destroy = redlock_destroy,
+    .acquire = belay__redlock_vote,
+    .release = belay__redlock_round,
+    .extend = belay__redlock_round,
+    .cancel = redlock_cancel,
+    .drop = belay__redlock_drop,
+    .unwait = belay__redlock_unwait,
+    .owes = belay__redlock_owes,
+    .inspect = belay__redlock_inspect,
+    .list = belay__redlock_list,
+    .break_lock = belay__redlock_round,
+    .diagnose = belay__redlock_diagnose,
+};

@@ -1,0 +1,255 @@
+/* redlock_lease.c - a held lock: a seat at each place that granted it, or may yet.
+ *
+ * Each seat has one op of its own: the vote's, a raise of the fence, a repair, and in the end the
+ * release of what is left there, repeated until it is answered or the TTL has run out. The lease
+ * lives until core has dropped it and no op of its seats is under way. See redlock.h. */
+#include "redlock.h"
+
+enum { AGAIN_FIRST_MS = 50, AGAIN_LAST_MS = 1000 };
+
+static void clean_again(belay_timer *timer);
+static void clean_done(belay_op *op, belay_status status);
+
+/* ------------------------------------------------------------------ memory */
+
+struct redlock_lease *belay__redlock_lease_new(struct redlock *r, const belay_op *op)
+{
+    size_t seats = r->count * sizeof(struct redlock_seat);
+    struct redlock_lease *lease =
+        belay_env_alloc(r->env, sizeof *lease + seats + op->key.length + 1);
+    if (lease == NULL) return NULL;
+    lease->r = r;
+    lease->dropped = true;
+    lease->ttl_ms = op->ttl_ms;
+    lease->detached = op->detached;
+    lease->key = (char *)lease + sizeof *lease + seats;
+    lease->key_length = (uint32_t)op->key.length;
+    lease->name_length = (uint32_t)op->name.length;
+    memcpy(lease->key, op->key.at, op->key.length);
+    size_t owner = strlen(op->owner); /* BREAK: perhaps another library's */
+    if (owner < sizeof lease->owner) memcpy(lease->owner, op->owner, owner + 1);
+    for (uint32_t i = 0; i < r->count; i++) {
+        lease->seats[i].lease = lease;
+        lease->seats[i].index = i;
+        belay_timer_init(&lease->seats[i].again, clean_again);
+    }
+    belay_link_append(&r->leases, &lease->all);
+    return lease;
+}
+
+static void seat_drop(struct redlock_seat *seat)
+{
+    belay_backend *place = seat->lease->r->nodes[seat->index].place;
+    if (seat->grant != NULL && place->ops->drop != NULL) place->ops->drop(place, seat->grant);
+    seat->grant = NULL;
+}
+
+static void lease_free(struct redlock_lease *lease)
+{
+    belay_env *env = lease->r->env;
+    belay_timer_disarm(env, &lease->timer);
+    belay_unlink(&lease->all);
+    for (uint32_t i = 0; i < lease->r->count; i++) {
+        belay_timer_disarm(env, &lease->seats[i].again);
+        seat_drop(&lease->seats[i]);
+    }
+    belay_env_free(env, lease);
+}
+
+void belay__redlock_lease_check(struct redlock_lease *lease)
+{
+    if (!lease->dropped || lease->users > 0 || lease->op != NULL) return;
+    bool busy = false;
+    for (uint32_t i = 0; i < lease->r->count; i++) {
+        struct redlock_seat *seat = &lease->seats[i];
+        bool over = lease->ending || (lease->lost && !lease->adopted);
+        if (seat->work == REDLOCK_IDLE && seat->there && over) belay__redlock_seat_clean(seat);
+        if (seat->work != REDLOCK_IDLE) busy = true;
+    }
+    if (!busy) lease_free(lease);
+}
+
+uint32_t belay__redlock_lease_seats(const struct redlock_lease *lease)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < lease->r->count; i++) n += lease->seats[i].there;
+    return n;
+}
+
+/* ------------------------------------------------------------------ what a place tells */
+
+static void seat_told(belay_grant *grant, belay_status status, belay_scope scope,
+                      int64_t deadline_ns, const char *why)
+{
+    struct redlock_seat *seat = grant->holder;
+    struct redlock_lease *lease = seat->lease;
+    (void)scope, (void)deadline_ns;
+    if (status == BELAY_OK || !seat->there) return;
+    seat->there = false;
+    seat->forgotten = status == BELAY_UNCERTAIN;
+    if (lease->op != NULL || lease->lost || lease->ending) return;
+    if (belay__redlock_lease_seats(lease) >= lease->r->quorum) return;
+    lease->lost = true;
+    belay_grant_lost(&lease->base, why);
+}
+
+void belay__redlock_seat_take(struct redlock_seat *seat)
+{
+    seat_drop(seat);
+    seat->there = true;
+    seat->forgotten = false;
+    seat->grant = seat->op.grant;
+    seat->token = seat->op.token;
+    seat->sent_ns = seat->op.sent_ns;
+    if (seat->grant != NULL) belay_grant_listen(seat->grant, seat, seat_told);
+}
+
+/* ------------------------------------------------------------------ a seat's own op */
+
+void belay__redlock_seat_op(struct redlock_seat *seat, enum redlock_work work, belay_verb verb,
+                            uint32_t ttl_ms)
+{
+    struct redlock_lease *lease = seat->lease;
+    int64_t gone = belay_env_now(lease->r->env) + (int64_t)ttl_ms * REDLOCK_MS;
+    if (gone > lease->gone_ns) lease->gone_ns = gone;
+    seat->work = work;
+    seat->op = (belay_op){
+        .verb = verb,
+        .key = { lease->key, lease->key_length },
+        .name = { lease->key + (lease->key_length - lease->name_length), lease->name_length },
+        .owner = lease->owner,
+        .label = "",
+        .ttl_ms = ttl_ms,
+        .detached = lease->detached,
+        .grant = verb == BELAY_VERB_ACQUIRE ? NULL : seat->grant,
+        .error = &lease->r->nodes[seat->index].error,
+    };
+    lease->r->nodes[seat->index].error.text[0] = '\0';
+}
+
+void belay__redlock_seat_start(struct redlock_seat *seat,
+                               void (*done)(belay_op *op, belay_status status))
+{
+    struct redlock *r = seat->lease->r;
+    r->busy++;
+    belay_env_mind(r->env, true);
+    belay_op_start(&seat->op, r->nodes[seat->index].place, NULL, done);
+}
+
+void belay__redlock_seat_ended(struct redlock_seat *seat, belay_status status)
+{
+    struct redlock *r = seat->lease->r;
+    struct redlock_node *node = &r->nodes[seat->index];
+    r->busy--;
+    belay_env_mind(r->env, false);
+    seat->work = REDLOCK_IDLE;
+    if (seat->late) node->late--;
+    seat->late = false;
+    belay__redlock_node_heard(r, node, &seat->op, status);
+}
+
+/* ------------------------------------------------------------------ letting go */
+
+void belay__redlock_seat_clean(struct redlock_seat *seat)
+{
+    struct redlock_lease *lease = seat->lease;
+    if (belay_env_now(lease->r->env) >= lease->gone_ns) {
+        seat->there = false;
+        return;
+    }
+    belay__redlock_seat_op(seat, REDLOCK_CLEAN, BELAY_VERB_RELEASE, 0);
+    belay__redlock_seat_start(seat, clean_done);
+}
+
+static void clean_done(belay_op *op, belay_status status)
+{
+    struct redlock_seat *seat = belay_container_of(op, struct redlock_seat, op);
+    struct redlock_lease *lease = seat->lease;
+    belay_env *env = lease->r->env;
+    belay__redlock_seat_ended(seat, status);
+    if (belay__redlock_is_answer(status) || lease->r->closing) {
+        seat->there = false;
+    } else {
+        uint32_t backoff = seat->backoff_ms == 0 ? AGAIN_FIRST_MS : seat->backoff_ms * 2;
+        seat->backoff_ms = backoff < AGAIN_LAST_MS ? backoff : AGAIN_LAST_MS;
+        seat->work = REDLOCK_CLEAN;
+        seat->waits = true;
+        belay_timer_arm(env, &seat->again, belay_env_now(env) + seat->backoff_ms * REDLOCK_MS);
+    }
+    belay__redlock_lease_check(lease);
+}
+
+static void clean_again(belay_timer *timer)
+{
+    struct redlock_seat *seat = belay_container_of(timer, struct redlock_seat, again);
+    seat->waits = false;
+    seat->work = REDLOCK_IDLE;
+    belay__redlock_seat_clean(seat);
+    belay__redlock_lease_check(seat->lease);
+}
+
+/* ------------------------------------------------------------------ repair */
+
+static void repair_done(belay_op *op, belay_status status)
+{
+    struct redlock_seat *seat = belay_container_of(op, struct redlock_seat, op);
+    struct redlock_lease *lease = seat->lease;
+    belay__redlock_seat_ended(seat, status);
+    if (status == BELAY_OK) belay__redlock_seat_take(seat);
+    belay__redlock_lease_check(lease);
+}
+
+/* The id was never given back there: the place does not even remember it. */
+void belay__redlock_lease_repair(struct redlock_lease *lease)
+{
+    for (uint32_t i = 0; i < lease->r->count; i++) {
+        struct redlock_seat *seat = &lease->seats[i];
+        if (!seat->forgotten || seat->there || seat->work != REDLOCK_IDLE) continue;
+        seat->forgotten = false; /* once */
+        belay__redlock_seat_op(seat, REDLOCK_REPAIR, BELAY_VERB_ACQUIRE, lease->ttl_ms);
+        if (lease->token > 0) seat->op.token_floor = lease->token - 1;
+        belay__redlock_seat_start(seat, repair_done);
+    }
+}
+
+/* ------------------------------------------------------------------ the end */
+
+void belay__redlock_drop(belay_backend *base, belay_grant *grant)
+{
+    struct redlock_lease *lease = belay__redlock_lease_of(grant);
+    (void)base;
+    lease->dropped = true;
+    lease->base.told = NULL;
+    /* Neither released nor lost: it is left on purpose, and ends with its TTL. */
+    if (!lease->ending && !lease->lost)
+        for (uint32_t i = 0; i < lease->r->count; i++) lease->seats[i].there = false;
+    belay__redlock_lease_check(lease);
+}
+
+bool belay__redlock_owes(belay_backend *base)
+{
+    struct redlock *r = belay__redlock_of(base);
+    for (belay_link *at = r->leases.next; at != &r->leases; at = at->next) {
+        struct redlock_lease *lease = belay_container_of(at, struct redlock_lease, all);
+        for (uint32_t i = 0; i < r->count; i++) {
+            enum redlock_work work = lease->seats[i].work;
+            if (work == REDLOCK_REPAIR) belay_op_cancel(&lease->seats[i].op);
+            if (work != REDLOCK_IDLE) return true;
+        }
+    }
+    return r->busy > 0;
+}
+
+void belay__redlock_leases_free(struct redlock *r)
+{
+    r->closing = true;
+    while (!belay_links_empty(&r->leases)) {
+        struct redlock_lease *lease = belay_container_of(r->leases.next, struct redlock_lease, all);
+        lease->users++; /* it is freed here and nowhere else */
+        for (uint32_t i = 0; i < r->count; i++) {
+            struct redlock_seat *seat = &lease->seats[i];
+            if (seat->work != REDLOCK_IDLE && !seat->waits) belay_op_abandon(&seat->op);
+        }
+        lease_free(lease);
+    }
+}

@@ -1,0 +1,372 @@
+/* redlock_vote.c - an acquire: all places are asked at once, and the answer is given as soon as it
+ * is certain.
+ *
+ * Won: a quorum granted, with one token; whoever is silent then owes nothing, and its late grant
+ * joins the lock. Lost: a quorum can't come together any more; everything is given back, also by
+ * the silent ones. A place that is silent for `node_timeout` counts as one that refuses. The time
+ * that a holder may believe counts from before the first request left.
+ *
+ * Tokens: the same proposal goes to every place. T is the largest of the answers; where a voter
+ * answered less, T is written back to it, and the grant waits until a quorum stands at T. So the
+ * next quorum, which shares a place with this one, answers more. See redlock.h. */
+#include "redlock.h"
+
+#include <stdio.h>
+
+#define PROPOSAL_MOST (UINT64_C(1) << 49)
+
+enum { LEAD_TICKS = 64, SPLIT_MS = 20 };
+
+static void take_done(belay_op *op, belay_status status);
+static void tally(struct redlock_lease *lease);
+
+/* ------------------------------------------------------------------ waits of the children */
+
+/* It outlives its wait while places that were asked for it have not answered. */
+struct redlock_relay {
+    uint32_t splits; /* votes in a row that nobody won */
+    uint32_t asked;  /* seats whose op points here */
+    bool over;       /* the wait has ended */
+    struct {
+        belay_wait wait;
+        bool seen;
+    } at[REDLOCK_NODES_MOST];
+};
+
+static void relay_woken(belay_wait *wait)
+{
+    if (wait->parent != NULL) belay_wait_wake(wait->parent);
+}
+
+static struct redlock_relay *relay_of(struct redlock *r, belay_wait *wait)
+{
+    struct redlock_relay *relay = wait->data;
+    if (relay != NULL) return relay;
+    relay = belay_env_alloc(r->env, sizeof *relay);
+    if (relay == NULL) return NULL;
+    for (uint32_t i = 0; i < r->count; i++) {
+        relay->at[i].wait.parent = wait;
+        relay->at[i].wait.woken = relay_woken;
+        relay->at[i].wait.since_ns = wait->since_ns;
+    }
+    wait->data = relay;
+    return relay;
+}
+
+static void relay_unwait(struct redlock *r, struct redlock_relay *relay, uint32_t i)
+{
+    belay_backend *place = r->nodes[i].place;
+    if (relay->at[i].seen && place->ops->unwait != NULL)
+        place->ops->unwait(place, &relay->at[i].wait);
+    relay->at[i].seen = false;
+}
+
+/* The seat's op has settled. */
+static void relay_put(struct redlock_seat *seat)
+{
+    struct redlock_relay *relay = seat->relay;
+    struct redlock *r = seat->lease->r;
+    if (relay == NULL) return;
+    seat->relay = NULL;
+    relay->asked--;
+    if (!relay->over) return;
+    relay_unwait(r, relay, seat->index);
+    if (relay->asked == 0) belay_env_free(r->env, relay);
+}
+
+void belay__redlock_unwait(belay_backend *base, belay_wait *wait)
+{
+    struct redlock *r = belay__redlock_of(base);
+    struct redlock_relay *relay = wait->data;
+    if (relay == NULL) return;
+    wait->data = NULL;
+    relay->over = true;
+    for (uint32_t i = 0; i < r->count; i++) {
+        relay->at[i].wait.parent = NULL;
+        relay_unwait(r, relay, i);
+        relay->at[i].seen = relay->asked > 0; /* an answer on its way may show it again */
+    }
+    if (relay->asked == 0) belay_env_free(r->env, relay);
+}
+
+/* ------------------------------------------------------------------ the answer */
+
+static void hand_up(struct redlock_lease *lease)
+{
+    struct redlock *r = lease->r;
+    belay_op *op = lease->op;
+    int64_t sent = INT64_MAX;
+    for (uint32_t i = 0; i < r->count; i++) {
+        const struct redlock_seat *seat = &lease->seats[i];
+        if (seat->voted && seat->sent_ns < sent) sent = seat->sent_ns;
+    }
+    lease->op = NULL;
+    lease->dropped = false;
+    op->grant = &lease->base;
+    op->token = lease->token;
+    op->scope = belay__redlock_scope_of(&r->base);
+    op->sent_ns = sent;
+    belay_op_settle(op, BELAY_OK);
+}
+
+/* Nobody has it: it is asked again soon. */
+static int64_t split_pause(struct redlock_lease *lease)
+{
+    struct redlock_relay *relay = lease->op->wait != NULL ? lease->op->wait->data : NULL;
+    uint32_t most = SPLIT_MS;
+    if (relay != NULL) most <<= relay->splits < 4 ? relay->splits++ : 4;
+    return (int64_t)belay_env_random_below(lease->r->env, most * 1000) * 1000;
+}
+
+/* When a quorum of places is free again, if nobody extends: -1, not known. */
+static int64_t held_for(const struct redlock_lease *lease)
+{
+    const struct redlock *r = lease->r;
+    int64_t sorted[REDLOCK_NODES_MOST];
+    for (uint32_t i = 0; i < r->count; i++) {
+        uint32_t at = i;
+        int64_t left = lease->held_for_ns[i] < 0 ? INT64_MAX : lease->held_for_ns[i];
+        for (; at > 0 && sorted[at - 1] > left; at--) sorted[at] = sorted[at - 1];
+        sorted[at] = left;
+    }
+    int64_t left = sorted[r->quorum - 1];
+    return left == INT64_MAX ? -1 : left;
+}
+
+static void seats_cancel(struct redlock_lease *lease)
+{
+    for (uint32_t i = 0; i < lease->r->count; i++)
+        if (lease->seats[i].work == REDLOCK_TAKE || lease->seats[i].work == REDLOCK_RAISE)
+            belay_op_cancel(&lease->seats[i].op);
+}
+
+static void fail(struct redlock_lease *lease, belay_status status, belay_cause cause,
+                 const char *what)
+{
+    struct redlock *r = lease->r;
+    belay_op *op = lease->op;
+    char said[240];
+    belay__redlock_say(r, said, sizeof said);
+    lease->op = NULL;
+    lease->ending = true;
+    belay_timer_disarm(r->env, &lease->timer);
+    if (status == BELAY_HELD) belay_op_settle(op, status);
+    else belay_op_fail(op, status, cause, belay_env_name(r->env), "%s (%s)", what, said);
+    seats_cancel(lease);
+    belay__redlock_lease_check(lease);
+}
+
+/* No quorum can come together any more. */
+static void lose(struct redlock_lease *lease)
+{
+    struct redlock *r = lease->r;
+    belay_op *op = lease->op;
+    bool silent = lease->uncertain > 0;
+    if (lease->no_memory) {
+        fail(lease, BELAY_NOMEM, BELAY_CAUSE_NONE, "out of memory");
+        return;
+    }
+    for (uint32_t i = 0; i < r->count; i++)
+        if (lease->seats[i].work == REDLOCK_TAKE) silent = true;
+    if (lease->held > 0) {
+        bool split = lease->granted > 0;
+        op->held_for_ns = split ? split_pause(lease) : held_for(lease);
+        fail(lease, BELAY_HELD, BELAY_CAUSE_NONE, "");
+        return;
+    }
+    /* Is the quorum out of reach, or did those who were reached refuse? */
+    uint32_t reached = lease->granted + lease->held + lease->failed - lease->unreached;
+    belay_cause cause = reached < r->quorum ? BELAY_CAUSE_UNREACHABLE : BELAY_CAUSE_BUSY;
+    fail(lease, silent ? BELAY_UNCERTAIN : BELAY_UNAVAILABLE, cause, "no quorum");
+}
+
+/* ------------------------------------------------------------------ won, but for the token */
+
+static void raise_done(belay_op *op, belay_status status)
+{
+    struct redlock_seat *seat = belay_container_of(op, struct redlock_seat, op);
+    struct redlock_lease *lease = seat->lease;
+    belay__redlock_seat_ended(seat, status);
+    if (status == BELAY_OK) {
+        seat->token = lease->token;
+    } else {
+        seat->voted = false;
+        if (status == BELAY_LOST) seat->there = false;
+        if (lease->granted > 0) lease->granted--;
+        lease->failed++;
+    }
+    if (lease->op != NULL) tally(lease);
+    else belay__redlock_lease_check(lease);
+}
+
+/* True: a quorum stands at T. */
+static bool token_agreed(struct redlock_lease *lease)
+{
+    struct redlock *r = lease->r;
+    uint32_t at_token = 0;
+    for (uint32_t i = 0; i < r->count; i++)
+        if (lease->seats[i].voted && lease->seats[i].token > lease->token)
+            lease->token = lease->seats[i].token;
+    for (uint32_t i = 0; i < r->count; i++)
+        at_token += lease->seats[i].voted && lease->seats[i].token >= lease->token;
+    if (at_token >= r->quorum) return true;
+    for (uint32_t i = 0; i < r->count; i++) {
+        struct redlock_seat *seat = &lease->seats[i];
+        if (!seat->voted || seat->token >= lease->token || seat->work != REDLOCK_IDLE) continue;
+        belay__redlock_seat_op(seat, REDLOCK_RAISE, BELAY_VERB_EXTEND, lease->ttl_ms);
+        seat->op.token_floor = lease->token;
+        belay__redlock_seat_start(seat, raise_done);
+    }
+    return false;
+}
+
+static void tally(struct redlock_lease *lease)
+{
+    const struct redlock *r = lease->r;
+    if (lease->granted >= r->quorum) {
+        if (token_agreed(lease)) hand_up(lease);
+    } else if (lease->granted + lease->left < r->quorum) {
+        lose(lease);
+    }
+}
+
+/* ------------------------------------------------------------------ the votes */
+
+/* A vote that came after the answer: it joins the lock, or is given back. */
+static void take_late(struct redlock_seat *seat, belay_status status)
+{
+    if (status == BELAY_OK) belay__redlock_seat_take(seat);
+    belay__redlock_lease_check(seat->lease);
+}
+
+static void take_done(belay_op *op, belay_status status)
+{
+    struct redlock_seat *seat = belay_container_of(op, struct redlock_seat, op);
+    struct redlock_lease *lease = seat->lease;
+    struct redlock *r = lease->r;
+    struct redlock_node *node = &r->nodes[seat->index];
+    bool was_late = seat->late;
+    belay__redlock_seat_ended(seat, status);
+    relay_put(seat);
+    if (lease->op == NULL) {
+        take_late(seat, status);
+        return;
+    }
+    if (!was_late) lease->left--;
+    else if (lease->failed > 0) lease->failed--, lease->unreached--;
+    if (status == BELAY_OK) {
+        belay__redlock_seat_take(seat);
+        if (!seat->there) { /* and lost at once */
+            lease->failed++;
+        } else if (belay__redlock_node_votes(r, node)) {
+            seat->voted = true;
+            lease->granted++;
+        } else {
+            lease->failed++;
+        }
+    } else if (status == BELAY_HELD) {
+        lease->held++;
+        lease->held_for_ns[seat->index] = op->held_for_ns;
+    } else {
+        lease->failed++;
+        if (status == BELAY_NOMEM) lease->no_memory = true;
+        if (status == BELAY_UNCERTAIN) lease->uncertain++;
+        if (op->cause == BELAY_CAUSE_UNREACHABLE) lease->unreached++;
+    }
+    if (r->twin[0] >= 0) {
+        char what[200];
+        snprintf(what, sizeof what, "%.80s and %.80s are one place",
+                 belay_env_name(r->nodes[r->twin[0]].place->env),
+                 belay_env_name(r->nodes[r->twin[1]].place->env));
+        fail(lease, BELAY_CONFIG, BELAY_CAUSE_WRONG, what);
+        return;
+    }
+    tally(lease);
+}
+
+/* `node_timeout` is over: who has not answered counts as one that refuses, and may yet join. */
+static void timer_due(belay_timer *timer)
+{
+    struct redlock_lease *lease = belay_container_of(timer, struct redlock_lease, timer);
+    struct redlock *r = lease->r;
+    for (uint32_t i = 0; i < r->count; i++) {
+        struct redlock_seat *seat = &lease->seats[i];
+        if (seat->work != REDLOCK_TAKE || seat->late) continue;
+        seat->late = true;
+        r->nodes[i].late++;
+        belay__redlock_node_late(r, &r->nodes[i]);
+        if (lease->op == NULL) continue;
+        lease->left--;
+        lease->failed++;
+        lease->unreached++;
+    }
+    if (lease->op != NULL) tally(lease);
+}
+
+/* ------------------------------------------------------------------ the beginning */
+
+static void ask_all(struct redlock_lease *lease)
+{
+    struct redlock *r = lease->r;
+    belay_op *op = lease->op;
+    struct redlock_relay *relay = op->wait != NULL ? op->wait->data : NULL;
+    uint64_t floor = op->token_floor, proposal = belay_env_proposal(r->env) + LEAD_TICKS;
+    if (r->fencing && proposal < PROPOSAL_MOST && proposal > floor) floor = proposal;
+    for (uint32_t i = 0; i < r->count; i++) {
+        struct redlock_seat *seat = &lease->seats[i];
+        struct redlock_node *node = &r->nodes[i];
+        lease->held_for_ns[i] = -1;
+        if (!belay__redlock_node_votes(r, node)) {
+            lease->failed++;
+            continue;
+        }
+        if (!belay__redlock_node_asks(r, node)) {
+            lease->failed++;
+            lease->unreached++;
+            continue;
+        }
+        belay__redlock_seat_op(seat, REDLOCK_TAKE, BELAY_VERB_ACQUIRE, op->ttl_ms);
+        seat->op.label = op->label;
+        seat->op.also_pid = op->also_pid;
+        seat->op.token_floor = floor;
+        if (relay != NULL) {
+            seat->op.wait = &relay->at[i].wait;
+            seat->relay = relay;
+            relay->at[i].seen = true;
+            relay->asked++;
+        }
+        lease->left++;
+        belay__redlock_seat_start(seat, take_done);
+    }
+    belay_timer_init(&lease->timer, timer_due);
+    belay_timer_arm(r->env, &lease->timer, lease->seats[0].op.sent_ns + r->node_timeout_ns);
+    if (lease->granted + lease->left < r->quorum) lose(lease);
+}
+
+void belay__redlock_vote(belay_backend *base, belay_op *op)
+{
+    struct redlock *r = belay__redlock_of(base);
+    if (op->ttl_ms > r->max_ttl_ms) {
+        belay_op_fail(op, BELAY_INVALID, BELAY_CAUSE_WRONG, belay_env_name(r->env),
+                      "a TTL of %u ms is more than its max_ttl, %u ms", (unsigned)op->ttl_ms,
+                      (unsigned)r->max_ttl_ms);
+        return;
+    }
+    struct redlock_lease *lease = belay__redlock_lease_new(r, op);
+    if (lease == NULL || (op->wait != NULL && relay_of(r, op->wait) == NULL)) {
+        if (lease != NULL) belay__redlock_lease_check(lease);
+        belay_op_fail(op, BELAY_NOMEM, BELAY_CAUSE_NONE, NULL, "out of memory");
+        return;
+    }
+    lease->op = op;
+    op->data = lease;
+    ask_all(lease);
+}
+
+void belay__redlock_vote_cancel(belay_op *op)
+{
+    struct redlock_lease *lease = op->data;
+    bool full = belay_env_now(lease->r->env) >= op->sent_ns + lease->r->node_timeout_ns;
+    fail(lease, BELAY_UNCERTAIN, full ? BELAY_CAUSE_UNREACHABLE : BELAY_CAUSE_CUT_SHORT,
+         "no quorum in time");
+}
