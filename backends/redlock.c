@@ -85,6 +85,50 @@ static belay_status redlock_create(belay_backend **out, belay_env *env,
 
 /* ------------------------------------------------------------------ the table */
 
+/* Percent-encoded, as it stands in a URL; what does not fit is left out. */
+static void encode(char *out, size_t size, const char *text)
+{
+    static const char plain[] =
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~";
+    size_t used = strlen(out);
+    for (const unsigned char *c = (const unsigned char *)text; *c != '\0' && used + 4 < size; c++) {
+        int n = snprintf(out + used, size - used, strchr(plain, *c) != NULL ? "%c" : "%%%02X", *c);
+        used += (size_t)n;
+    }
+}
+
+/* redlock://user:password@host:port,host:port,host:port/db: one Redis at each; redlocks:// the same
+ * with TLS. */
+static belay_status redlock_url(const belay_url *url,
+                                void (*put)(void *arg, const char *key, const char *value),
+                                void *arg, belay_error *err)
+{
+    bool tls = strcmp(url->scheme, "redlocks") == 0;
+    if (url->host_count < 1)
+        return belay_error_set(err, BELAY_CONFIG, NULL,
+                               "names no hosts: redlock://HOST:PORT,HOST:PORT,HOST:PORT");
+    for (size_t i = 0; i < url->host_count; i++) {
+        const belay_url_host *host = &url->hosts[i];
+        char node[2048];
+        bool six = strchr(host->host, ':') != NULL, named = url->user != NULL;
+        snprintf(node, sizeof node, "%s://", tls ? "rediss" : "redis");
+        if (named) encode(node, sizeof node, url->user);
+        if (url->password != NULL) {
+            strncat(node, ":", sizeof node - strlen(node) - 1);
+            encode(node, sizeof node, url->password);
+        }
+        size_t used = strlen(node);
+        int n =
+            snprintf(node + used, sizeof node - used, "%s%s%s%s:%u%s",
+                     named || url->password != NULL ? "@" : "", six ? "[" : "", host->host,
+                     six ? "]" : "", (unsigned)(host->port != 0 ? host->port : 6379), url->path);
+        if (n < 0 || (size_t)n >= sizeof node - used)
+            return belay_error_set(err, BELAY_CONFIG, NULL, "is too long");
+        put(arg, "nodes", node);
+    }
+    return BELAY_OK;
+}
+
 static const belay_setting_spec redlock_settings[] = {
     { .key = "nodes",
       .type = BELAY_SETTING_BACKENDS,
@@ -113,10 +157,14 @@ static const belay_setting_spec redlock_settings[] = {
     { 0 },
 };
 
+static const char *const redlock_schemes[] = { "redlock", "redlocks", NULL };
+
 extern const belay_backend_ops belay__redlock_ops;
 const belay_backend_ops belay__redlock_ops = {
     BELAY_OPS_HEAD,
     .type = "redlock",
+    .url_schemes = redlock_schemes,
+    .url = redlock_url,
     .settings = redlock_settings,
     .scope = BELAY_SCOPE_FLEET,
     .scope_of = belay__redlock_scope_of,
