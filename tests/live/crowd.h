@@ -5,6 +5,7 @@
  *   both      two were inside at once, and both could believe in their lock
  *   fallen    a token was no larger than the one before it, of the same name
  *   untrue    the lock's scope was the fleet's, and the server did not have it with its owner
+ *   lost      a lock was, though nobody of another host could have taken it
  *   odd       an answer that no outage explains
  *
  * The processes share a counter for each name: who enters must find 0. */
@@ -17,11 +18,11 @@ enum { CROWD_PROCESSES = 4, CROWD_THREADS = 5, CROWD_NAMES = 4 };
 
 /* Counts of all processes, for the test to look at at any time. */
 struct crowd_counts {
-    atomic_int fleet, host, held, doubted, lost; /* answers */
-    atomic_int long_ones, demoted, promoted;     /* of locks held for about their TTL */
-    atomic_int asked;                            /* grants of which the server knew */
-    atomic_int degraded, recovered;              /* events */
-    atomic_int both, fallen, untrue, odd;
+    atomic_int fleet, host, held, doubted;   /* answers */
+    atomic_int long_ones, demoted, promoted; /* of locks held for about their TTL */
+    atomic_int asked;                        /* grants of which the server knew */
+    atomic_int degraded, recovered;          /* events */
+    atomic_int both, fallen, untrue, lost, odd;
     atomic_int tardy;   /* left a section after the lock had run out; no fault */
     atomic_int late_ms; /* the latest that a call ended after its time */
     atomic_int back_ms; /* calm: the slowest worker until its first grant of the fleet's */
