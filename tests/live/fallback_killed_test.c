@@ -10,7 +10,7 @@
 #include <sys/prctl.h>
 #include <sys/wait.h>
 
-enum { TTL_MS = 700, LONG_MS = 60000, ROUNDS = 12 };
+enum { TTL_MS = 700, LONG_MS = 60000, ROUNDS = 12, TOLD = 9 };
 
 #define FALLBACK "probe_every = \"20ms\"; probe_most = \"20ms\";"
 
@@ -69,14 +69,16 @@ static int teardown(void **state)
 static void on_scope(void *arg, belay_lock *lock, belay_scope now)
 {
     (void)arg, (void)lock;
-    if (now == BELAY_SCOPE_FLEET && write(told[1], "p", 1) != 1) _exit(4);
+    if (now == BELAY_SCOPE_FLEET && write(TOLD, "p", 1) != 1) _exit(4);
 }
 
 /* Holds the host's lock, kept, and says so; what comes then is its client's own doing. */
-static int hold_until_killed(void)
+static int hold_until_killed(const char *where, const char *path)
 {
+    struct host same = { .folder = "" };
+    snprintf(same.path, sizeof same.path, "%s", path);
     const struct fallback_at at = {
-        .at = at_relay(relay), .host = &host, .redis = "timeout = \"100ms\";", .fallback = FALLBACK
+        .at = where, .host = &same, .redis = "timeout = \"100ms\";", .fallback = FALLBACK
     };
     belay_options options = BELAY_OPTIONS_INIT;
     belay_lock *lock = NULL;
@@ -87,7 +89,7 @@ static int hold_until_killed(void)
     options.on_scope = on_scope;
     if (belay_acquire(client, "job", &options, &lock, NULL) != BELAY_OK) return 2;
     if (belay_lock_scope(lock) != BELAY_SCOPE_HOST) return 3;
-    if (write(told[1], "h", 1) != 1) return 4;
+    if (write(TOLD, "h", 1) != 1) return 4;
     for (;;) pause();
 }
 
@@ -103,7 +105,9 @@ static void child_begin(void)
     if (child == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         if (getppid() != parent) _exit(1);
-        _exit(hold_until_killed());
+        if (dup2(told[1], TOLD) != TOLD) _exit(1);
+        execl("/proc/self/exe", "holder", "hold", at_relay(relay), host.path, (char *)NULL);
+        _exit(127);
     }
     assert_int_equal(read(told[0], &said, 1), 1);
     assert_int_equal(said, 'h');
@@ -195,6 +199,7 @@ int main(int argc, char **argv)
         IS(killed_when_it_was_promoted),
         IS(killed_at_any_moment),
     };
+    if (argc == 4 && strcmp(argv[1], "hold") == 0) return hold_until_killed(argv[2], argv[3]);
     if (argc > 1) cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests(tests, NULL, NULL) == 0 ? 0 : 1;
 }
