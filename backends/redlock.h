@@ -40,7 +40,7 @@ struct redlock {
     bool fencing, quarantine;
     uint32_t max_ttl_ms;
     int64_t node_timeout_ns;
-    belay_link leases;
+    belay_link leases, rounds;
     uint32_t busy; /* ops of our own that nobody waits for */
     bool closing;
     int twin[2]; /* two nodes that are one place; -1: none */
@@ -119,6 +119,7 @@ struct redlock_lease {
     uint32_t left;                  /* neither answered nor late */
     int64_t held_for_ns[REDLOCK_NODES_MOST];
     char owner[BELAY_OWNER_LENGTH + 1];
+    char label[BELAY_LABEL_MAX + 1];
     uint32_t key_length, name_length;
     char *key; /* behind the seats */
     struct redlock_seat seats[];
@@ -135,7 +136,8 @@ void belay__redlock_lease_check(struct redlock_lease *lease);
 /* An op of the seat's own. */
 void belay__redlock_seat_op(struct redlock_seat *seat, enum redlock_work work, belay_verb verb,
                             uint32_t ttl_ms);
-void belay__redlock_seat_start(struct redlock_seat *seat,
+/* timeout_ns 0: the place's own. */
+void belay__redlock_seat_start(struct redlock_seat *seat, int64_t timeout_ns,
                                void (*done)(belay_op *op, belay_status status));
 /* At the top of `done`. */
 void belay__redlock_seat_ended(struct redlock_seat *seat, belay_status status);
@@ -145,6 +147,8 @@ void belay__redlock_seat_clean(struct redlock_seat *seat);
 /* The place forgot it, and a quorum proves the lock: it is put back. */
 void belay__redlock_lease_repair(struct redlock_lease *lease);
 uint32_t belay__redlock_lease_seats(const struct redlock_lease *lease); /* where it may be */
+/* A place less has it: is that too few? Then it is lost, and told. */
+void belay__redlock_lease_quorum(struct redlock_lease *lease, const char *why);
 void belay__redlock_drop(belay_backend *base, belay_grant *grant);
 bool belay__redlock_owes(belay_backend *base);
 void belay__redlock_leases_free(struct redlock *r);
@@ -153,10 +157,14 @@ void belay__redlock_leases_free(struct redlock *r);
 
 void belay__redlock_vote(belay_backend *base, belay_op *op);
 void belay__redlock_vote_cancel(belay_op *op);
+/* Its place has told of a loss while the vote is open. */
+void belay__redlock_vote_told(struct redlock_seat *seat);
+void belay__redlock_vote_withdraw(struct redlock_seat *seat);
 void belay__redlock_unwait(belay_backend *base, belay_wait *wait);
 
 void belay__redlock_round(belay_backend *base, belay_op *op);
 void belay__redlock_round_cancel(belay_op *op);
+void belay__redlock_rounds_free(struct redlock *r);
 
 void belay__redlock_inspect(belay_backend *base, belay_op *op);
 void belay__redlock_list(belay_backend *base, belay_op *op);

@@ -5,6 +5,8 @@
  * lives until core has dropped it and no op of its seats is under way. See redlock.h. */
 #include "redlock.h"
 
+#include <stdio.h>
+
 enum { AGAIN_FIRST_MS = 50, AGAIN_LAST_MS = 1000 };
 
 static void clean_again(belay_timer *timer);
@@ -26,6 +28,7 @@ struct redlock_lease *belay__redlock_lease_new(struct redlock *r, const belay_op
     lease->key_length = (uint32_t)op->key.length;
     lease->name_length = (uint32_t)op->name.length;
     memcpy(lease->key, op->key.at, op->key.length);
+    snprintf(lease->label, sizeof lease->label, "%s", op->label != NULL ? op->label : "");
     size_t owner = strlen(op->owner); /* BREAK: perhaps another library's */
     if (owner < sizeof lease->owner) memcpy(lease->owner, op->owner, owner + 1);
     for (uint32_t i = 0; i < r->count; i++) {
@@ -87,7 +90,13 @@ static void seat_told(belay_grant *grant, belay_status status, belay_scope scope
     if (status == BELAY_OK || !seat->there) return;
     seat->there = false;
     seat->forgotten = status == BELAY_UNCERTAIN;
-    if (lease->op != NULL || lease->lost || lease->ending) return;
+    if (lease->op != NULL) belay__redlock_vote_told(seat);
+    else belay__redlock_lease_quorum(lease, why);
+}
+
+void belay__redlock_lease_quorum(struct redlock_lease *lease, const char *why)
+{
+    if (lease->lost || lease->ending || lease->adopted || lease->op != NULL) return;
     if (belay__redlock_lease_seats(lease) >= lease->r->quorum) return;
     lease->lost = true;
     belay_grant_lost(&lease->base, why);
@@ -95,6 +104,9 @@ static void seat_told(belay_grant *grant, belay_status status, belay_scope scope
 
 void belay__redlock_seat_take(struct redlock_seat *seat)
 {
+    struct redlock_lease *lease = seat->lease;
+    int64_t gone = belay_env_now(lease->r->env) + (int64_t)lease->ttl_ms * REDLOCK_MS;
+    if (gone > lease->gone_ns) lease->gone_ns = gone;
     seat_drop(seat);
     seat->there = true;
     seat->forgotten = false;
@@ -127,13 +139,15 @@ void belay__redlock_seat_op(struct redlock_seat *seat, enum redlock_work work, b
     lease->r->nodes[seat->index].error.text[0] = '\0';
 }
 
-void belay__redlock_seat_start(struct redlock_seat *seat,
+void belay__redlock_seat_start(struct redlock_seat *seat, int64_t timeout_ns,
                                void (*done)(belay_op *op, belay_status status))
 {
     struct redlock *r = seat->lease->r;
+    belay_backend *place = r->nodes[seat->index].place;
+    if (timeout_ns == 0) timeout_ns = belay_env_timeout_ns(place->env);
     r->busy++;
     belay_env_mind(r->env, true);
-    belay_op_start(&seat->op, r->nodes[seat->index].place, NULL, done);
+    belay_op_start_within(&seat->op, place, NULL, timeout_ns, done);
 }
 
 void belay__redlock_seat_ended(struct redlock_seat *seat, belay_status status)
@@ -158,7 +172,7 @@ void belay__redlock_seat_clean(struct redlock_seat *seat)
         return;
     }
     belay__redlock_seat_op(seat, REDLOCK_CLEAN, BELAY_VERB_RELEASE, 0);
-    belay__redlock_seat_start(seat, clean_done);
+    belay__redlock_seat_start(seat, 0, clean_done);
 }
 
 static void clean_done(belay_op *op, belay_status status)
@@ -208,7 +222,7 @@ void belay__redlock_lease_repair(struct redlock_lease *lease)
         seat->forgotten = false; /* once */
         belay__redlock_seat_op(seat, REDLOCK_REPAIR, BELAY_VERB_ACQUIRE, lease->ttl_ms);
         if (lease->token > 0) seat->op.token_floor = lease->token - 1;
-        belay__redlock_seat_start(seat, repair_done);
+        belay__redlock_seat_start(seat, 0, repair_done);
     }
 }
 
@@ -243,6 +257,7 @@ bool belay__redlock_owes(belay_backend *base)
 void belay__redlock_leases_free(struct redlock *r)
 {
     r->closing = true;
+    belay__redlock_rounds_free(r);
     while (!belay_links_empty(&r->leases)) {
         struct redlock_lease *lease = belay_container_of(r->leases.next, struct redlock_lease, all);
         lease->users++; /* it is freed here and nowhere else */

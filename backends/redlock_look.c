@@ -30,49 +30,67 @@ static void look_settle(struct look *look, belay_status status)
 
 /* ------------------------------------------------------------------ inspect */
 
-static uint32_t same_owner(const struct look *look, uint32_t i)
+/* Does that place's word count? */
+static bool knows(struct look *look, uint32_t i)
 {
+    struct redlock *r = look->r;
+    return look->views[i].status == BELAY_OK && belay__redlock_node_votes(r, &r->nodes[i]);
+}
+
+static bool same_holder(const struct view *a, const struct view *b)
+{
+    return b->status == BELAY_OK && b->info.held && strcmp(a->info.owner, b->info.owner) == 0;
+}
+
+/* At how many places is it that owner's? Its lock ends when it has no quorum any more. */
+static uint32_t seats_of(struct look *look, const struct view *view, belay_info *out)
+{
+    struct redlock *r = look->r;
+    int64_t ends[REDLOCK_NODES_MOST];
     uint32_t n = 0;
-    for (uint32_t j = 0; j < look->r->count; j++) {
-        const struct view *view = &look->views[j];
-        n += view->status == BELAY_OK && view->info.held &&
-             strcmp(view->info.owner, look->views[i].info.owner) == 0;
+    *out = view->info;
+    for (uint32_t i = 0; i < r->count; i++) {
+        const belay_info *other = &look->views[i].info;
+        if (!same_holder(view, &look->views[i])) continue;
+        uint32_t at = n++;
+        for (; at > 0 && ends[at - 1] < other->remaining_ms; at--) ends[at] = ends[at - 1];
+        ends[at] = other->remaining_ms;
+        if (other->token > out->token) out->token = other->token;
+        if (other->waiters > out->waiters) out->waiters = other->waiters;
     }
+    out->remaining_ms = ends[n >= r->quorum ? r->quorum - 1 : n - 1];
     return n;
 }
 
-/* The holder is whoever has a quorum; its lock ends when it has none any more. */
+/* The holder is whoever has a quorum, or may have one with the places that could not say. */
 static void inspected(struct look *look)
 {
     struct redlock *r = look->r;
-    belay_info *out = look->op->info;
+    uint32_t unknown = 0, most = 0;
+    belay_info best = { .held = false };
+    for (uint32_t i = 0; i < r->count; i++) unknown += !knows(look, i);
     for (uint32_t i = 0; i < r->count; i++) {
-        const struct view *view = &look->views[i];
-        if (view->status != BELAY_OK || !view->info.held) continue;
-        if (same_owner(look, i) < r->quorum) continue;
-        *out = view->info;
-        for (uint32_t j = 0; j < r->count; j++) {
-            const belay_info *other = &look->views[j].info;
-            if (look->views[j].status != BELAY_OK || !other->held) continue;
-            if (strcmp(other->owner, out->owner) != 0) continue;
-            if (other->remaining_ms >= 0 && other->remaining_ms < out->remaining_ms)
-                out->remaining_ms = other->remaining_ms;
-            if (other->token > out->token) out->token = other->token;
-            if (other->waiters > out->waiters) out->waiters = other->waiters;
-        }
-        look_settle(look, BELAY_OK);
-        return;
+        belay_info info;
+        if (look->views[i].status != BELAY_OK || !look->views[i].info.held) continue;
+        uint32_t n = seats_of(look, &look->views[i], &info);
+        if (n > most) best = info;
+        if (n > most) most = n;
     }
-    if (look->answered >= r->quorum) {
+    if (look->answered >= r->quorum && most > 0 && most + unknown >= r->quorum) {
+        uint32_t size = look->op->info->size;
+        *look->op->info = best;
+        look->op->info->size = size;
         look_settle(look, BELAY_OK);
-        return;
+    } else if (look->answered >= r->quorum) {
+        look_settle(look, BELAY_OK);
+    } else {
+        char said[240];
+        belay_op *op = look->op;
+        belay__redlock_say(r, said, sizeof said);
+        belay_env_free(r->env, look);
+        belay_op_fail(op, BELAY_UNAVAILABLE, BELAY_CAUSE_UNREACHABLE, belay_env_name(r->env),
+                      "no quorum (%s)", said);
     }
-    char said[240];
-    belay__redlock_say(r, said, sizeof said);
-    belay_op *op = look->op;
-    belay_env_free(r->env, look);
-    belay_op_fail(op, BELAY_UNAVAILABLE, BELAY_CAUSE_UNREACHABLE, belay_env_name(r->env),
-                  "no quorum (%s)", said);
 }
 
 static void view_done(belay_op *op, belay_status status)

@@ -15,6 +15,7 @@ struct leg {
 };
 
 struct round {
+    belay_link all; /* in r->rounds */
     struct redlock *r;
     struct redlock_lease *lease;
     belay_op *op; /* core's, until it is answered */
@@ -32,6 +33,7 @@ static void round_free(struct round *round)
 {
     struct redlock_lease *lease = round->lease;
     lease->users--;
+    belay_unlink(&round->all);
     belay_env_free(round->r->env, round);
     belay__redlock_lease_check(lease);
 }
@@ -163,6 +165,7 @@ static struct redlock_lease *lease_of(struct redlock *r, const belay_op *op)
     struct redlock_lease *lease = belay__redlock_lease_new(r, op);
     if (lease == NULL) return NULL;
     lease->adopted = true;
+    lease->gone_ns = belay_env_now(r->env) + (int64_t)r->max_ttl_ms * REDLOCK_MS;
     for (uint32_t i = 0; i < r->count; i++) lease->seats[i].there = true;
     return lease;
 }
@@ -189,6 +192,7 @@ void belay__redlock_round(belay_backend *base, belay_op *op)
     round->verb = op->verb;
     round->ttl_ms = op->ttl_ms;
     round->sent_ns = INT64_MAX;
+    belay_link_append(&r->rounds, &round->all);
     lease->users++;
     op->data = round;
     if (op->verb == BELAY_VERB_RELEASE) {
@@ -216,4 +220,17 @@ void belay__redlock_round_cancel(belay_op *op)
     for (uint32_t i = 0; i < round->r->count; i++)
         if (round->legs[i].open) belay_op_cancel(&round->legs[i].op);
     round->open--;
+}
+
+/* Those that are answered, and whose last legs are silent. */
+void belay__redlock_rounds_free(struct redlock *r)
+{
+    while (!belay_links_empty(&r->rounds)) {
+        struct round *round = belay_container_of(r->rounds.next, struct round, all);
+        for (uint32_t i = 0; i < r->count; i++)
+            if (round->legs[i].open) belay_op_abandon(&round->legs[i].op);
+        round->lease->users--;
+        belay_unlink(&round->all);
+        belay_env_free(r->env, round);
+    }
 }

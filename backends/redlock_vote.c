@@ -188,15 +188,31 @@ static void raise_done(belay_op *op, belay_status status)
     struct redlock_lease *lease = seat->lease;
     belay__redlock_seat_ended(seat, status);
     if (status == BELAY_OK) {
-        seat->token = lease->token;
+        seat->token = op->token_floor; /* T may have grown meanwhile */
     } else {
-        seat->voted = false;
         if (status == BELAY_LOST) seat->there = false;
-        if (lease->granted > 0) lease->granted--;
-        lease->failed++;
+        belay__redlock_vote_withdraw(seat);
+        if (op->cause == BELAY_CAUSE_UNREACHABLE) lease->unreached++;
     }
     if (lease->op != NULL) tally(lease);
-    else belay__redlock_lease_check(lease);
+    else belay__redlock_lease_quorum(lease, "fewer than a quorum of its places have it");
+    belay__redlock_lease_check(lease);
+}
+
+/* A grant that does not count any more. */
+void belay__redlock_vote_withdraw(struct redlock_seat *seat)
+{
+    if (!seat->voted) return;
+    seat->voted = false;
+    seat->lease->granted--;
+    seat->lease->failed++;
+}
+
+void belay__redlock_vote_told(struct redlock_seat *seat)
+{
+    if (!seat->voted) return;
+    belay__redlock_vote_withdraw(seat);
+    tally(seat->lease);
 }
 
 /* True: a quorum stands at T. */
@@ -215,7 +231,7 @@ static bool token_agreed(struct redlock_lease *lease)
         if (!seat->voted || seat->token >= lease->token || seat->work != REDLOCK_IDLE) continue;
         belay__redlock_seat_op(seat, REDLOCK_RAISE, BELAY_VERB_EXTEND, lease->ttl_ms);
         seat->op.token_floor = lease->token;
-        belay__redlock_seat_start(seat, raise_done);
+        belay__redlock_seat_start(seat, r->node_timeout_ns, raise_done);
     }
     return false;
 }
@@ -310,6 +326,7 @@ static void ask_all(struct redlock_lease *lease)
     struct redlock *r = lease->r;
     belay_op *op = lease->op;
     struct redlock_relay *relay = op->wait != NULL ? op->wait->data : NULL;
+    int64_t now = belay_env_now(r->env);
     uint64_t floor = op->token_floor, proposal = belay_env_proposal(r->env) + LEAD_TICKS;
     if (r->fencing && proposal < PROPOSAL_MOST && proposal > floor) floor = proposal;
     for (uint32_t i = 0; i < r->count; i++) {
@@ -326,7 +343,7 @@ static void ask_all(struct redlock_lease *lease)
             continue;
         }
         belay__redlock_seat_op(seat, REDLOCK_TAKE, BELAY_VERB_ACQUIRE, op->ttl_ms);
-        seat->op.label = op->label;
+        seat->op.label = lease->label;
         seat->op.also_pid = op->also_pid;
         seat->op.token_floor = floor;
         if (relay != NULL) {
@@ -336,10 +353,10 @@ static void ask_all(struct redlock_lease *lease)
             relay->asked++;
         }
         lease->left++;
-        belay__redlock_seat_start(seat, take_done);
+        belay__redlock_seat_start(seat, 0, take_done);
     }
     belay_timer_init(&lease->timer, timer_due);
-    belay_timer_arm(r->env, &lease->timer, lease->seats[0].op.sent_ns + r->node_timeout_ns);
+    belay_timer_arm(r->env, &lease->timer, now + r->node_timeout_ns);
     if (lease->granted + lease->left < r->quorum) lose(lease);
 }
 
