@@ -23,8 +23,10 @@ enum { REDLOCK_NODES_MOST = 15 };
 
 struct redlock_node {
     belay_backend *place;
-    uint32_t late;     /* ops that it has left unanswered for `node_timeout` */
+    uint32_t open;     /* ops that are under way there */
+    int64_t since_ns;  /* something has waited for an answer since; 0: nothing does */
     uint32_t failures; /* in a row */
+    uint32_t answers;  /* down: in a row, and in time */
     bool down;         /* after some of them; it is asked now and then */
     int64_t again_ns;  /* down: when it is asked again */
     int64_t votes_ns;  /* it has forgotten, and does not vote before this; 0: it does */
@@ -63,9 +65,11 @@ belay_scope belay__redlock_scope_of(const belay_backend *base);
 
 /* May it be asked for a vote now? False: it is silent, and enough waits for it already. */
 bool belay__redlock_node_asks(struct redlock *r, struct redlock_node *node);
-/* It answered an op, or failed to. `what` it means for messages. */
+/* An op is started there. */
+void belay__redlock_node_asked(struct redlock *r, struct redlock_node *node);
+/* It answered, or failed to; `late`: beyond `node_timeout`. */
 void belay__redlock_node_heard(struct redlock *r, struct redlock_node *node, const belay_op *op,
-                               belay_status status);
+                               belay_status status, bool late);
 /* It has not answered for `node_timeout`. */
 void belay__redlock_node_late(struct redlock *r, struct redlock_node *node);
 /* Does it vote, or has it forgotten? */
@@ -86,9 +90,12 @@ struct redlock_seat {
     uint32_t index;
     enum redlock_work work; /* what `op` is doing */
     bool there;             /* it may be there */
-    bool late;              /* counted in node->late */
+    bool late;              /* TAKE: `node_timeout` is over */
     bool voted;             /* it was granted, and counts */
-    bool forgotten;         /* the place has; it may be put back */
+    bool weak;              /* ... but reaches less far than it should */
+    bool gone;              /* it was there, and is not any more: it may be put back */
+    bool tainted;           /* the place may yet set our id, or gives it back */
+    uint32_t legs;          /* of rounds, under way */
     bool waits;             /* `again` is armed */
     uint32_t backoff_ms;
     uint64_t token;
@@ -144,7 +151,7 @@ void belay__redlock_seat_ended(struct redlock_seat *seat, belay_status status);
 /* An acquire was granted there. */
 void belay__redlock_seat_take(struct redlock_seat *seat);
 void belay__redlock_seat_clean(struct redlock_seat *seat);
-/* The place forgot it, and a quorum proves the lock: it is put back. */
+/* A quorum proves the lock: where it is gone it is put back. */
 void belay__redlock_lease_repair(struct redlock_lease *lease);
 uint32_t belay__redlock_lease_seats(const struct redlock_lease *lease); /* where it may be */
 /* A place less has it: is that too few? Then it is lost, and told. */

@@ -75,7 +75,8 @@ void belay__redlock_lease_check(struct redlock_lease *lease)
 uint32_t belay__redlock_lease_seats(const struct redlock_lease *lease)
 {
     uint32_t n = 0;
-    for (uint32_t i = 0; i < lease->r->count; i++) n += lease->seats[i].there;
+    for (uint32_t i = 0; i < lease->r->count; i++)
+        n += lease->seats[i].there && !lease->seats[i].weak;
     return n;
 }
 
@@ -86,10 +87,15 @@ static void seat_told(belay_grant *grant, belay_status status, belay_scope scope
 {
     struct redlock_seat *seat = grant->holder;
     struct redlock_lease *lease = seat->lease;
-    (void)scope, (void)deadline_ns;
-    if (status == BELAY_OK || !seat->there) return;
-    seat->there = false;
-    seat->forgotten = status == BELAY_UNCERTAIN;
+    (void)deadline_ns; /* core goes by what the extensions said */
+    if (!seat->there) return;
+    if (status == BELAY_OK) {
+        seat->weak = scope < belay__redlock_scope_of(&lease->r->base);
+        if (!seat->weak) return;
+    } else {
+        seat->there = false;
+        seat->gone = true;
+    }
     if (lease->op != NULL) belay__redlock_vote_told(seat);
     else belay__redlock_lease_quorum(lease, why);
 }
@@ -109,7 +115,8 @@ void belay__redlock_seat_take(struct redlock_seat *seat)
     if (gone > lease->gone_ns) lease->gone_ns = gone;
     seat_drop(seat);
     seat->there = true;
-    seat->forgotten = false;
+    seat->gone = false;
+    seat->weak = seat->op.scope < belay__redlock_scope_of(&lease->r->base);
     seat->grant = seat->op.grant;
     seat->token = seat->op.token;
     seat->sent_ns = seat->op.sent_ns;
@@ -147,6 +154,7 @@ void belay__redlock_seat_start(struct redlock_seat *seat, int64_t timeout_ns,
     if (timeout_ns == 0) timeout_ns = belay_env_timeout_ns(place->env);
     r->busy++;
     belay_env_mind(r->env, true);
+    belay__redlock_node_asked(r, &r->nodes[seat->index]);
     belay_op_start_within(&seat->op, place, NULL, timeout_ns, done);
 }
 
@@ -157,9 +165,9 @@ void belay__redlock_seat_ended(struct redlock_seat *seat, belay_status status)
     r->busy--;
     belay_env_mind(r->env, false);
     seat->work = REDLOCK_IDLE;
-    if (seat->late) node->late--;
+    if (seat->op.verb == BELAY_VERB_ACQUIRE && status == BELAY_UNCERTAIN) seat->tainted = true;
+    belay__redlock_node_heard(r, node, &seat->op, status, seat->late);
     seat->late = false;
-    belay__redlock_node_heard(r, node, &seat->op, status);
 }
 
 /* ------------------------------------------------------------------ letting go */
@@ -213,13 +221,14 @@ static void repair_done(belay_op *op, belay_status status)
     belay__redlock_lease_check(lease);
 }
 
-/* The id was never given back there: the place does not even remember it. */
+/* It is taken only where it is free, and only with an id that is not being given back there. */
 void belay__redlock_lease_repair(struct redlock_lease *lease)
 {
     for (uint32_t i = 0; i < lease->r->count; i++) {
         struct redlock_seat *seat = &lease->seats[i];
-        if (!seat->forgotten || seat->there || seat->work != REDLOCK_IDLE) continue;
-        seat->forgotten = false; /* once */
+        if (!seat->gone || seat->there || seat->tainted || seat->legs > 0) continue;
+        if (seat->work != REDLOCK_IDLE) continue;
+        if (!belay__redlock_node_asks(lease->r, &lease->r->nodes[i])) continue;
         belay__redlock_seat_op(seat, REDLOCK_REPAIR, BELAY_VERB_ACQUIRE, lease->ttl_ms);
         if (lease->token > 0) seat->op.token_floor = lease->token - 1;
         belay__redlock_seat_start(seat, 0, repair_done);

@@ -101,7 +101,8 @@ static void view_done(belay_op *op, belay_status status)
     view->open = false;
     view->status = status;
     if (op->verb == BELAY_VERB_INSPECT || status == BELAY_OK)
-        belay__redlock_node_heard(r, &r->nodes[view - look->views], op, status);
+        belay__redlock_node_heard(r, &r->nodes[view - look->views], op, status, false);
+    else r->nodes[view - look->views].open--;
     if (status == BELAY_OK) look->answered++;
     if (--look->open > 0) return;
     if (op->verb == BELAY_VERB_INSPECT) {
@@ -139,7 +140,10 @@ static void look_begin(belay_backend *base, belay_op *op)
             view->info = *op->info;
             view->op.info = &view->info;
         }
-        belay_op_start(&view->op, r->nodes[i].place, op, view_done);
+        belay__redlock_node_asked(r, &r->nodes[i]);
+        if (op->verb == BELAY_VERB_INSPECT)
+            belay_op_start_within(&view->op, r->nodes[i].place, op, r->node_timeout_ns, view_done);
+        else belay_op_start(&view->op, r->nodes[i].place, op, view_done);
     }
 }
 

@@ -6,25 +6,36 @@
 #include <stdio.h>
 
 enum {
-    LATE_MOST = 16, /* ops that may wait for a silent place */
     FAILURES_MOST = 3,
+    ANSWERS_LEAST = 2,
     AGAIN_MS = 250, /* a place that is down is asked so often */
     QUARANTINE_MORE_MS = 2000
 };
 
+/* Whoever is silent is asked now and then: not by every call, or what waits for it would grow with
+ * its silence. */
 bool belay__redlock_node_asks(struct redlock *r, struct redlock_node *node)
 {
     int64_t now = belay_env_now(r->env);
-    if (!node->down) return node->late < LATE_MOST;
-    if (now < node->again_ns || node->late >= LATE_MOST) return false;
+    bool silent = node->since_ns != 0 && now - node->since_ns >= r->node_timeout_ns;
+    if (!node->down && !silent) return true;
+    if (now < node->again_ns) return false;
     node->again_ns = now + AGAIN_MS * REDLOCK_MS;
     return true;
 }
 
+void belay__redlock_node_asked(struct redlock *r, struct redlock_node *node)
+{
+    node->open++;
+    if (node->since_ns == 0) node->since_ns = belay_env_now(r->env);
+}
+
 static void failed(struct redlock *r, struct redlock_node *node)
 {
+    node->answers = 0;
     if (++node->failures < FAILURES_MOST || node->down) return;
     node->down = true;
+    node->answers = 0;
     node->again_ns = belay_env_now(r->env) + AGAIN_MS * REDLOCK_MS;
     belay_env_log(r->env, BELAY_LOG_WARN, "%s: %s does not vote: %s", belay_env_name(r->env),
                   belay_env_name(node->place->env), node->said);
@@ -32,10 +43,11 @@ static void failed(struct redlock *r, struct redlock_node *node)
                     belay_env_now(r->env), "%s", node->said);
 }
 
+/* One good answer may be chance. */
 static void back(struct redlock *r, struct redlock_node *node)
 {
     node->failures = 0;
-    if (!node->down) return;
+    if (!node->down || ++node->answers < ANSWERS_LEAST) return;
     node->down = false;
     belay_env_log(r->env, BELAY_LOG_WARN, "%s: %s is back", belay_env_name(r->env),
                   belay_env_name(node->place->env));
@@ -72,22 +84,27 @@ static void about_look(struct redlock *r, struct redlock_node *node)
 }
 
 void belay__redlock_node_heard(struct redlock *r, struct redlock_node *node, const belay_op *op,
-                               belay_status status)
+                               belay_status status, bool late)
 {
-    if (belay__redlock_is_answer(status)) {
+    bool answered = belay__redlock_is_answer(status);
+    if (belay_env_now(r->env) - op->sent_ns >= r->node_timeout_ns) late = true;
+    bool unheard = op->cause == BELAY_CAUSE_UNREACHABLE || op->cause == BELAY_CAUSE_CUT_SHORT;
+    node->open--;
+    if (status == BELAY_NOMEM || (!answered && op->cause == BELAY_CAUSE_CUT_SHORT)) return;
+    if (answered || !unheard) node->since_ns = node->open > 0 ? belay_env_now(r->env) : 0;
+    if (answered) {
         about_look(r, node);
-        back(r, node);
+        if (!late) back(r, node);
         snprintf(node->said, sizeof node->said, "%s",
                  status == BELAY_OK     ? "granted"
                  : status == BELAY_HELD ? "held"
                                         : "not ours");
         return;
     }
-    if (op->cause == BELAY_CAUSE_CUT_SHORT && op->canceled) return; /* we did not wait for it */
     snprintf(node->said, sizeof node->said, "%s",
              node->error.text[0] != '\0' ? node->error.text : belay_status_text(status));
-    if (op->cause == BELAY_CAUSE_UNREACHABLE) failed(r, node);
-    else back(r, node);
+    if (unheard) failed(r, node);
+    else if (!late) back(r, node);
 }
 
 void belay__redlock_node_late(struct redlock *r, struct redlock_node *node)

@@ -22,6 +22,7 @@ struct round {
     belay_verb verb;
     uint32_t ttl_ms;
     bool no_memory;
+    bool canceled;
     uint32_t open, ok, lost, failed, unreached;
     int64_t sent_ns; /* the smallest of those that count */
     struct leg legs[];
@@ -106,17 +107,20 @@ static void leg_done(belay_op *op, belay_status status)
     struct round *round = leg->round;
     struct redlock *r = round->r;
     struct redlock_seat *seat = &round->lease->seats[leg->index];
+    struct redlock_node *node = &r->nodes[leg->index];
+    bool silent = op->canceled && op->cause == BELAY_CAUSE_CUT_SHORT && !round->canceled;
     leg->open = false;
     round->open--;
+    seat->legs--;
     r->busy--;
     belay_env_mind(r->env, false);
-    belay__redlock_node_heard(r, &r->nodes[leg->index], op, status);
+    belay__redlock_node_heard(r, node, op, status, false);
+    if (silent) belay__redlock_node_late(r, node);
     if (status == BELAY_OK || (status == BELAY_LOST && op->unsure_release)) {
         round->ok++;
         if (op->sent_ns < round->sent_ns) round->sent_ns = op->sent_ns;
     } else if (status == BELAY_LOST) {
         round->lost++;
-        seat->forgotten = op->cause == BELAY_CAUSE_FORGOTTEN;
     } else {
         round->failed++;
         if (status == BELAY_NOMEM) round->no_memory = true;
@@ -124,7 +128,10 @@ static void leg_done(belay_op *op, belay_status status)
             round->unreached++;
     }
     bool gone = status == BELAY_LOST || (status == BELAY_OK && round->verb != BELAY_VERB_EXTEND);
-    if (gone) seat->there = false;
+    if (gone && seat->there) {
+        seat->there = false;
+        seat->gone = round->verb == BELAY_VERB_EXTEND;
+    }
     if (round->op != NULL) tally(round);
     if (round->open == 0) round_free(round);
 }
@@ -153,8 +160,10 @@ static void leg_start(struct round *round, uint32_t i)
     if (round->verb == BELAY_VERB_EXTEND) leg->op.token_floor = round->op->token_floor;
     node->error.text[0] = '\0';
     round->open++;
+    lease->seats[i].legs++;
     r->busy++;
     belay_env_mind(r->env, true);
+    belay__redlock_node_asked(r, node);
     belay_op_start_within(&leg->op, node->place, round->op, r->node_timeout_ns, leg_done);
 }
 
@@ -197,15 +206,14 @@ void belay__redlock_round(belay_backend *base, belay_op *op)
     op->data = round;
     if (op->verb == BELAY_VERB_RELEASE) {
         lease->ending = true;
-        belay_timer_disarm(r->env, &lease->timer);
     } else if (op->verb == BELAY_VERB_EXTEND && op->ttl_ms > lease->ttl_ms) {
         lease->ttl_ms = op->ttl_ms;
     }
     round->open = 1; /* until all are asked */
     for (uint32_t i = 0; i < r->count; i++) {
         struct redlock_seat *seat = &lease->seats[i];
-        bool under_way = seat->work == REDLOCK_TAKE || seat->work == REDLOCK_REPAIR;
-        if (lease->ending && under_way) belay_op_cancel(&seat->op); /* and given back */
+        /* A vote that is still open is let go when it is answered. */
+        if (lease->ending && seat->work == REDLOCK_REPAIR) belay_op_cancel(&seat->op);
         if (seat->there) leg_start(round, i);
     }
     if (--round->open > 0) return;
@@ -216,6 +224,7 @@ void belay__redlock_round(belay_backend *base, belay_op *op)
 void belay__redlock_round_cancel(belay_op *op)
 {
     struct round *round = op->data;
+    round->canceled = true;
     round->open++; /* it lives until all are */
     for (uint32_t i = 0; i < round->r->count; i++)
         if (round->legs[i].open) belay_op_cancel(&round->legs[i].op);

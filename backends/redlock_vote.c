@@ -133,13 +133,8 @@ static int64_t held_for(const struct redlock_lease *lease)
     return left == INT64_MAX ? -1 : left;
 }
 
-static void seats_cancel(struct redlock_lease *lease)
-{
-    for (uint32_t i = 0; i < lease->r->count; i++)
-        if (lease->seats[i].work == REDLOCK_TAKE || lease->seats[i].work == REDLOCK_RAISE)
-            belay_op_cancel(&lease->seats[i].op);
-}
-
+/* What is open stays so until `node_timeout`: its answer tells how its place is, and a grant is let
+ * go then. */
 static void fail(struct redlock_lease *lease, belay_status status, belay_cause cause,
                  const char *what)
 {
@@ -149,10 +144,10 @@ static void fail(struct redlock_lease *lease, belay_status status, belay_cause c
     belay__redlock_say(r, said, sizeof said);
     lease->op = NULL;
     lease->ending = true;
-    belay_timer_disarm(r->env, &lease->timer);
+    if (status == BELAY_HELD)
+        belay_error_set(op->error, status, belay_env_name(r->env), "%s", said);
     if (status == BELAY_HELD) belay_op_settle(op, status);
     else belay_op_fail(op, status, cause, belay_env_name(r->env), "%s (%s)", what, said);
-    seats_cancel(lease);
     belay__redlock_lease_check(lease);
 }
 
@@ -169,8 +164,9 @@ static void lose(struct redlock_lease *lease)
     for (uint32_t i = 0; i < r->count; i++)
         if (lease->seats[i].work == REDLOCK_TAKE) silent = true;
     if (lease->held > 0) {
-        bool split = lease->granted > 0;
-        op->held_for_ns = split ? split_pause(lease) : held_for(lease);
+        /* Do the refusals alone prevent a quorum? Otherwise nobody has it, or it is not known. */
+        bool held = lease->held > r->count - r->quorum;
+        op->held_for_ns = held ? held_for(lease) : split_pause(lease);
         fail(lease, BELAY_HELD, BELAY_CAUSE_NONE, "");
         return;
     }
@@ -262,6 +258,7 @@ static void take_done(belay_op *op, belay_status status)
     struct redlock *r = lease->r;
     struct redlock_node *node = &r->nodes[seat->index];
     bool was_late = seat->late;
+    bool weak = status == BELAY_OK && op->scope < belay__redlock_scope_of(&r->base);
     belay__redlock_seat_ended(seat, status);
     relay_put(seat);
     if (lease->op == NULL) {
@@ -272,7 +269,7 @@ static void take_done(belay_op *op, belay_status status)
     else if (lease->failed > 0) lease->failed--, lease->unreached--;
     if (status == BELAY_OK) {
         belay__redlock_seat_take(seat);
-        if (!seat->there) { /* and lost at once */
+        if (!seat->there || weak) { /* lost at once, or degraded itself */
             lease->failed++;
         } else if (belay__redlock_node_votes(r, node)) {
             seat->voted = true;
@@ -309,8 +306,8 @@ static void timer_due(belay_timer *timer)
         struct redlock_seat *seat = &lease->seats[i];
         if (seat->work != REDLOCK_TAKE || seat->late) continue;
         seat->late = true;
-        r->nodes[i].late++;
         belay__redlock_node_late(r, &r->nodes[i]);
+        if (lease->ending) belay_op_cancel(&seat->op);
         if (lease->op == NULL) continue;
         lease->left--;
         lease->failed++;
@@ -346,6 +343,7 @@ static void ask_all(struct redlock_lease *lease)
         seat->op.label = lease->label;
         seat->op.also_pid = op->also_pid;
         seat->op.token_floor = floor;
+        seat->op.at_least = op->at_least;
         if (relay != NULL) {
             seat->op.wait = &relay->at[i].wait;
             seat->relay = relay;
