@@ -54,11 +54,11 @@ struct belay__server {
     size_t fence_length;
 
     struct belay__lane lanes[BELAY__LANES];
-    char run_id[48]; /* of the server that was last talked to */
+    char run_id[48];    /* of the server that was last talked to */
     int64_t started_ns; /* ... when it was started, at the latest; 0: it would not say */
-    uint64_t run;    /* counts the changes of that */
-    bool warned;     /* of its eviction policy */
-    bool minding;    /* belay_env_mind */
+    uint64_t run;       /* counts the changes of that */
+    bool warned;        /* of its eviction policy */
+    bool minding;       /* belay_env_mind */
 
     struct belay__attempt *spare; /* attempts' memory, to be used again */
     uint32_t spares;

@@ -13,7 +13,7 @@ enum { TIMEOUT_MS = 200, LONG_MS = 60000 };
 #define QUICK "probe_every = \"100ms\"; probe_most = \"200ms\";"
 #define NEVER "probe_every = \"1h\"; probe_most = \"1h\";" /* what a caller finds out alone */
 
-static struct server server;
+static struct server server, master;
 static struct relay *relay;
 static struct host host;
 static belay *client, *neighbour;
@@ -32,6 +32,7 @@ static int tidy(void **state)
     relay_end(relay);
     relay = NULL;
     server_end(&server);
+    server_end(&master);
     host_end(&host);
     log_clear();
     return 0;
@@ -274,6 +275,61 @@ static void a_refused_password_is_no_outage(void **state)
     assert_false(is_degraded(client));
 }
 
+/* ------------------------------------------------------------------ it is not */
+
+static belay *open_at(const char *at, const char *fallback)
+{
+    return fallback_open(
+        &(struct fallback_at){ .at = at, .host = &host, .redis = REDIS, .fallback = fallback },
+        NULL);
+}
+
+/* FAULTS row 32. */
+static void a_server_that_is_down_at_open_is_an_outage(void **state)
+{
+    (void)state;
+    assert_true(host_begin(&host) && server_start(&server, NULL));
+    server_kill(&server);
+    client = open_at(at_server(&server), QUICK);
+    must_release(must_have(client, "job", BELAY_SCOPE_HOST));
+    assert_true(is_degraded(client));
+    assert_true(server_restart(&server, false));
+    all_is_well(client);
+    nothing_is_left();
+}
+
+static void a_name_that_does_not_resolve_is_an_outage(void **state)
+{
+    (void)state;
+    assert_true(host_begin(&host));
+    client = open_at("host = \"nowhere.invalid\";", NEVER);
+    must_release(must_have(client, "job", BELAY_SCOPE_HOST));
+    assert_true(is_degraded(client));
+}
+
+/* It is there, and has nothing to serve with. */
+static void a_replica_without_its_master_is_an_outage(void **state)
+{
+    char text[16];
+    (void)state;
+    assert_true(host_begin(&host) && server_start(&master, NULL));
+    const struct server_options options = { .replica_of = &master,
+                                            .extra = "replica-serve-stale-data no" };
+    assert_true(server_start(&server, &options));
+    assert_true(
+        until(strcmp(server_info(&server, "master_link_status", text, sizeof text), "up") == 0));
+    server_kill(&master);
+    assert_true(
+        until(strcmp(server_info(&server, "master_link_status", text, sizeof text), "down") == 0));
+    client = open_at(at_server(&server), QUICK);
+    must_release(must_have(client, "job", BELAY_SCOPE_HOST));
+    assert_true(is_degraded(client));
+    assert_true(until(log_has("MASTERDOWN")));
+    server_command(&server, NULL, "REPLICAOF NO ONE");
+    all_is_well(client);
+    nothing_is_left();
+}
+
 /* ------------------------------------------------------------------ impatient callers */
 
 /* The probe that one of them sets off finds out for all. */
@@ -452,6 +508,9 @@ int main(int argc, char **argv)
         IS(a_busy_server_is_no_outage),
         IS(a_caller_with_no_time_is_no_outage),
         IS(a_refused_password_is_no_outage),
+        IS(a_server_that_is_down_at_open_is_an_outage),
+        IS(a_name_that_does_not_resolve_is_an_outage),
+        IS(a_replica_without_its_master_is_an_outage),
         IS(callers_with_little_patience_find_out_together),
         IS(a_timeout_is_paid_once),
         IS(at_least_the_fleet_gets_nothing_less),
