@@ -167,6 +167,7 @@ void belay__redlock_vote_cancel(belay_op *op);
 /* Its place has told of a loss while the vote is open. */
 void belay__redlock_vote_told(struct redlock_seat *seat);
 void belay__redlock_vote_withdraw(struct redlock_seat *seat);
+void belay__redlock_vote_abandon(struct redlock_seat *seat); /* at destroy */
 void belay__redlock_unwait(belay_backend *base, belay_wait *wait);
 
 void belay__redlock_round(belay_backend *base, belay_op *op);

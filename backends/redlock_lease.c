@@ -272,7 +272,7 @@ void belay__redlock_leases_free(struct redlock *r)
         lease->users++; /* it is freed here and nowhere else */
         for (uint32_t i = 0; i < r->count; i++) {
             struct redlock_seat *seat = &lease->seats[i];
-            if (seat->work != REDLOCK_IDLE && !seat->waits) belay_op_abandon(&seat->op);
+            if (seat->work != REDLOCK_IDLE && !seat->waits) belay__redlock_vote_abandon(seat);
         }
         lease_free(lease);
     }

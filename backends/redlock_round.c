@@ -133,6 +133,9 @@ static void leg_done(belay_op *op, belay_status status)
         seat->gone = round->verb == BELAY_VERB_EXTEND;
     }
     if (round->op != NULL) tally(round);
+    if (round->verb == BELAY_VERB_EXTEND && gone)
+        belay__redlock_lease_quorum(round->lease,
+                                    "a quorum of its places does not have it any more");
     if (round->open == 0) round_free(round);
 }
 
@@ -164,7 +167,9 @@ static void leg_start(struct round *round, uint32_t i)
     r->busy++;
     belay_env_mind(r->env, true);
     belay__redlock_node_asked(r, node);
-    belay_op_start_within(&leg->op, node->place, round->op, r->node_timeout_ns, leg_done);
+    /* A release is worth a second look: it would have to be repeated. */
+    int64_t patience = r->node_timeout_ns * (round->verb == BELAY_VERB_RELEASE ? 2 : 1);
+    belay_op_start_within(&leg->op, node->place, round->op, patience, leg_done);
 }
 
 /* A lock that was granted elsewhere may be at every place. */

@@ -74,6 +74,12 @@ static void relay_put(struct redlock_seat *seat)
     if (relay->asked == 0) belay_env_free(r->env, relay);
 }
 
+void belay__redlock_vote_abandon(struct redlock_seat *seat)
+{
+    belay_op_abandon(&seat->op);
+    relay_put(seat);
+}
+
 void belay__redlock_unwait(belay_backend *base, belay_wait *wait)
 {
     struct redlock *r = belay__redlock_of(base);
