@@ -120,6 +120,7 @@ struct redlock_lease {
     uint64_t token;
     int64_t gone_ns; /* its TTL has run out everywhere */
     belay_timer timer;
+    belay_task check; /* soon: is it over? */
     /* The vote. */
     uint32_t granted, held, failed; /* answers, late ones as failed */
     uint32_t uncertain, unreached;  /* of the failed */

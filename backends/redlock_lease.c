@@ -10,6 +10,7 @@
 enum { AGAIN_FIRST_MS = 50, AGAIN_LAST_MS = 1000 };
 
 static void clean_again(belay_timer *timer);
+static void check_due(belay_task *task);
 static void clean_done(belay_op *op, belay_status status);
 
 /* ------------------------------------------------------------------ memory */
@@ -22,6 +23,7 @@ struct redlock_lease *belay__redlock_lease_new(struct redlock *r, const belay_op
     if (lease == NULL) return NULL;
     lease->r = r;
     lease->dropped = true;
+    lease->check.fn = check_due;
     lease->ttl_ms = op->ttl_ms;
     lease->detached = op->detached;
     lease->key = (char *)lease + sizeof *lease + seats;
@@ -51,6 +53,7 @@ static void lease_free(struct redlock_lease *lease)
 {
     belay_env *env = lease->r->env;
     belay_timer_disarm(env, &lease->timer);
+    belay_task_drop(env, &lease->check);
     belay_unlink(&lease->all);
     for (uint32_t i = 0; i < lease->r->count; i++) {
         belay_timer_disarm(env, &lease->seats[i].again);
@@ -70,6 +73,11 @@ void belay__redlock_lease_check(struct redlock_lease *lease)
         if (seat->work != REDLOCK_IDLE) busy = true;
     }
     if (!busy) lease_free(lease);
+}
+
+static void check_due(belay_task *task)
+{
+    belay__redlock_lease_check(belay_container_of(task, struct redlock_lease, check));
 }
 
 uint32_t belay__redlock_lease_seats(const struct redlock_lease *lease)

@@ -154,7 +154,7 @@ static void fail(struct redlock_lease *lease, belay_status status, belay_cause c
         belay_error_set(op->error, status, belay_env_name(r->env), "%s", said);
     if (status == BELAY_HELD) belay_op_settle(op, status);
     else belay_op_fail(op, status, cause, belay_env_name(r->env), "%s (%s)", what, said);
-    belay__redlock_lease_check(lease);
+    belay_task_post(r->env, &lease->check); /* who called may be using it yet */
 }
 
 /* No quorum can come together any more. */
