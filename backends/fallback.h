@@ -158,6 +158,7 @@ struct fallback_hold {
     int64_t refused_ns; /* since when the primary says that another holds it; 0: it does not */
     int64_t refused_until_ns; /* ... at first */
     int64_t refused_end_ns;   /* ... and until when, if it isn't extended */
+    uint32_t refused_moves;   /* of that end */
     enum fallback_work work;
     belay_op op;
     belay_timer timer;

@@ -294,8 +294,9 @@ static void revive_done(struct fallback_hold *hold, belay_status status)
 }
 
 /* It may be what an earlier holder of this host left there: that is let go when its process finds
- * the primary back, or ends with its TTL, and until then its end does not move. An end that moves
- * is a living holder's. Where it is not known, a moment must do. */
+ * the primary back, or ends with its TTL, and until then its end does not move, but for extensions
+ * that a primary which stood still executes late, all at once. An end that moves twice is a living
+ * holder's. Where it is not known, a moment must do. */
 static bool refused_by_another(struct fallback_hold *hold)
 {
     int64_t now = belay_env_now(hold->fb->env), left = hold->op.held_for_ns;
@@ -306,9 +307,10 @@ static bool refused_by_another(struct fallback_hold *hold)
         bool moved =
             !first && hold->op.sent_ns + left > hold->refused_end_ns + SLACK_MS * FALLBACK_MS;
         hold->refused_end_ns = now + left;
-        if (moved) return true;
+        if (first) hold->refused_moves = 0;
+        if (moved && ++hold->refused_moves > 1) return true;
         int64_t most = GRACE_MOST_MS * FALLBACK_MS;
-        if (first) hold->refused_until_ns = now + (left < most ? left : most);
+        if (first || moved) hold->refused_until_ns = now + (left < most ? left : most);
     }
     return now >= hold->refused_until_ns && now - hold->refused_ns >= grace;
 }
