@@ -27,7 +27,8 @@ if(BELAY_SANITIZE)
     list(APPEND test_env
          "ASAN_OPTIONS=set:detect_leaks=1:abort_on_error=0:detect_stack_use_after_return=1"
          "UBSAN_OPTIONS=set:halt_on_error=1:print_stacktrace=1"
-         "TSAN_OPTIONS=set:halt_on_error=1:second_deadlock_stack=1")
+         # Children of tests that have threads (a relay) open clients with threads of their own.
+         "TSAN_OPTIONS=set:halt_on_error=1:second_deadlock_stack=1:die_after_fork=0")
 endif()
 
 function(belay_test name label)   # belay_test(name label command...)
