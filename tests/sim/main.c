@@ -9,10 +9,26 @@
  *   sim --twice                  each set is run twice, which must be the same */
 #include "tests/sim/sim.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
+
+enum { PATIENCE_S = 120 }; /* for the schedules of one set, which need milliseconds */
+
+/* A call of belay's does not return. */
+static void stuck(int number)
+{
+    char text[120];
+    int length =
+        snprintf(text, sizeof text, "seed %llu does not end: sim --seed %llu\n",
+                 (unsigned long long)sim_current->seed, (unsigned long long)sim_current->seed);
+    (void)number;
+    if (write(STDERR_FILENO, text, (size_t)length) < 0) _exit(3);
+    _exit(2);
+}
 
 struct arguments {
     uint64_t from, count;
@@ -64,6 +80,7 @@ static bool run(const struct arguments *arguments, uint64_t first, uint64_t last
                 struct totals *totals)
 {
     struct sim_result result, again;
+    alarm(PATIENCE_S);
     sim_run(first, last, &arguments->options, &result);
     add(totals, &result, last - first + 1);
     if (!result.failed && arguments->twice) {
@@ -149,6 +166,7 @@ int main(int count, char **words)
     struct totals totals = { 0 };
     int status = read_arguments(&arguments, count, words);
     if (status != 0) return status;
+    signal(SIGALRM, stuck);
     if (arguments.one) {
         arguments.options.loud = true;
         return run(&arguments, arguments.from, arguments.from, &totals) ? 0 : 1;
