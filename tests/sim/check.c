@@ -38,6 +38,13 @@ static struct sim_place *host_of(struct sim *sim, const struct sim_client *clien
     return &sim->places[SIM_HOST_A + client->host];
 }
 
+static bool has_row(const struct sim_place *place, const struct sim_held *held)
+{
+    const struct sim_row *row =
+        sim_place_look(place, sim_key(held->name), held->client->sim->now_ns);
+    return row != NULL && strcmp(row->owner, belay_lock_owner(held->lock)) == 0;
+}
+
 /* ------------------------------------------------------------------ truth */
 
 /* The holder may believe until its deadline: does the place know of that? */
@@ -47,7 +54,11 @@ static void check_truth(struct sim *sim, const struct sim_held *held)
     const struct sim_place *fleet = &sim->places[SIM_FLEET];
     const char *key = sim_key(held->name);
     int64_t deadline = deadline_of(held);
-    if (sim->config.host_first && !sim->options.plain) {
+    /* Who can't know that its lock was taken away finds out by its next extension. */
+    int64_t most = held->broken_ns + SIM_TTL_MOST(sim->config.ttl_ms) * SIM_MS;
+    if (held->broken_ns != 0 && deadline > most)
+        sim_fail(sim, "client %d goes on with %s without its host's row", client->number, key);
+    if (sim->config.host_first && !sim->options.plain && held->broken_ns == 0) {
         const struct sim_row *row = sim_place_look(host_of(sim, client), key, sim->now_ns);
         if (row == NULL || strcmp(row->owner, belay_lock_owner(held->lock)) != 0)
             sim_fail(sim, "client %d believes in %s, and the host's row is %s", client->number, key,
@@ -56,7 +67,7 @@ static void check_truth(struct sim *sim, const struct sim_held *held)
             sim_fail(sim, "client %d believes in %s for longer than the host's row lasts",
                      client->number, key);
     }
-    if (is_fleet(held) && held->epoch == fleet->epoch) {
+    if (is_fleet(held) && held->epoch == fleet->epoch && !held->fleet_broken) {
         const struct sim_row *row = sim_place_look(fleet, key, sim->now_ns);
         if (row == NULL || row->client != client || row->life != client->life)
             sim_fail(sim, "client %d says fleet of %s, and the primary's lock is %s",
@@ -74,12 +85,14 @@ static void check_pair(struct sim *sim, const struct sim_held *one, const struct
     const struct sim_config *config = &sim->config;
     bool host = (config->host_first || sim->options.no_host_first) && !sim->options.plain;
     uint32_t epoch = sim->places[SIM_FLEET].epoch;
-    if (host && one->client->host == other->client->host)
+    bool broken = one->broken_ns != 0 || other->broken_ns != 0;
+    if (host && !broken && one->client->host == other->client->host)
         sim_fail(sim, "clients %d and %d of host %d hold %s at once (%s, %s)", one->client->number,
                  other->client->number, one->client->host, sim_name(one->name),
                  belay_scope_name(belay_lock_scope(one->lock)),
                  belay_scope_name(belay_lock_scope(other->lock)));
-    if (is_fleet(one) && is_fleet(other) && one->epoch == epoch && other->epoch == epoch)
+    broken = one->fleet_broken || other->fleet_broken;
+    if (!broken && is_fleet(one) && is_fleet(other) && one->epoch == epoch && other->epoch == epoch)
         sim_fail(sim, "clients %d and %d hold %s at once, both with the fleet's scope",
                  one->client->number, other->client->number, sim_name(one->name));
 }
@@ -120,6 +133,7 @@ static void check_token(struct sim *sim, const struct sim_held *held)
         if (token != 0) sim_fail(sim, "a token without fencing");
         return;
     }
+    if (held->broken_ns != 0 || held->fleet_broken) return; /* it is not its any more */
     if (sim->config.host_first && !sim->options.plain && token <= *host)
         sim_fail(sim, "client %d got token %llu for %s, and its host had %llu before",
                  client->number, (unsigned long long)token, sim_name(held->name),
@@ -136,12 +150,27 @@ static void check_token(struct sim *sim, const struct sim_held *held)
 
 /* ------------------------------------------------------------------ what callbacks tell */
 
+/* It is handed over as the fleet's: then it may not have been told already that it is not. */
+static void check_forgotten(struct sim *sim, const struct sim_held *held)
+{
+    const struct sim_client *client = held->client;
+    const char *owner = belay_lock_owner(held->lock);
+    if (has_row(&sim->places[SIM_FLEET], held)) return;
+    for (uint32_t i = 0; i < SIM_FORGOTTEN && i < client->forgotten_count; i++)
+        if (strcmp(client->forgotten[i], owner) == 0)
+            sim_fail(sim, "client %d got %s as the fleet's, and knew that it was forgotten there",
+                     client->number, sim_name(held->name));
+}
+
 void sim_check_granted(struct sim *sim, struct sim_held *held)
 {
     struct sim_client *client = held->client;
     belay_scope scope = belay_lock_scope(held->lock);
     if (!is_valid(held)) return; /* lost before it was told */
     sim->grants++;
+    /* An earlier attempt's was taken away, or this one's row, which it then took once more. */
+    if (has_row(host_of(sim, client), held)) held->broken_ns = 0;
+    if (has_row(&sim->places[SIM_FLEET], held)) held->fleet_broken = false;
     held->was_degraded = scope != BELAY_SCOPE_FLEET || held->lock->scope_due;
     if (scope == BELAY_SCOPE_FLEET) sim->fleet_grants++;
     sim_mix(sim, belay_lock_token(held->lock));
@@ -158,6 +187,7 @@ void sim_check_granted(struct sim *sim, struct sim_held *held)
         sim_fail(sim, "client %d was given a lock of its host's alone before `settle`",
                  client->number);
     check_token(sim, held);
+    if (scope == BELAY_SCOPE_FLEET && !held->lock->scope_due) check_forgotten(sim, held);
 }
 
 void sim_check_scope(struct sim *sim, struct sim_held *held, belay_scope now)
@@ -177,6 +207,7 @@ void sim_check_scope(struct sim *sim, struct sim_held *held, belay_scope now)
             sim_fail(sim, "client %d: %s was demoted while all was well", held->client->number,
                      sim_name(held->name));
         held->was_degraded = true;
+        held->fleet_broken = false; /* it has found out */
         return;
     }
     held->epoch = sim->places[SIM_FLEET].epoch;
@@ -193,6 +224,7 @@ static void check_lost_for_nothing(struct sim *sim, const struct sim_held *held,
     bool ran_out = strstr(why, "TTL") != NULL;
     /* A TTL must leave time for more than one attempt. */
     bool hurried = held->ttl_ms < 6 * (config->primary_timeout_ms + config->secondary_timeout_ms);
+    if (held->broken_ns != 0 || held->fleet_broken) return;
     if (!held->kept || !config->host_first || config->faults || config->short_of_memory || hurried)
         return;
     if (!held->was_degraded && sim_link_well(&client->links[SIM_SECONDARY], life) &&
@@ -237,12 +269,25 @@ static void check_moved(struct sim *sim, struct sim_client *client, const belay_
     found->moved = moved;
 }
 
+/* Only what can't be reached is done without. */
+static void check_cause(struct sim *sim, const struct sim_client *client)
+{
+    const struct sim_config *config = &sim->config;
+    int64_t patience = (config->primary_timeout_ms + config->secondary_timeout_ms) * 2 * SIM_MS;
+    if (config->faults || config->short_of_memory || config->primary_slow_ns > 0) return;
+    const struct sim_link *link = &client->links[SIM_PRIMARY];
+    bool reached = link->state == SIM_UP || link->state == SIM_BUSY;
+    if (reached && sim->now_ns - link->away_ns > patience)
+        sim_fail(sim, "client %d does without a primary that could be reached", client->number);
+}
+
 void sim_check_event(struct sim *sim, struct sim_client *client, const belay_event *event)
 {
     bool degraded = event->kind == BELAY_EVENT_DEGRADED;
     sim_mix(sim, 0xe7e47 + (uint64_t)event->kind);
     sim_say(sim, "  %d event %s %s: %s (since %lld ms)", client->number,
             belay_event_name(event->kind), event->name, event->text, (long long)event->since_ms);
+    if (degraded) check_cause(sim, client);
     switch (event->kind) {
     case BELAY_EVENT_DEGRADED:
     case BELAY_EVENT_RECOVERED:
@@ -264,14 +309,60 @@ void sim_check_forgotten(struct sim_client *client, const char *owner)
         if (held->state == SIM_TAKEN && strcmp(belay_lock_owner(held->lock), owner) == 0)
             held->forgotten = true;
     }
+    memcpy(client->forgotten[client->forgotten_count++ % SIM_FORGOTTEN], owner,
+           BELAY_OWNER_LENGTH + 1);
 }
 
-void sim_check_answered(struct sim *sim, const struct sim_asked *asked)
+/* A release that says OK leaves nothing where the lock was. */
+static void check_released(struct sim *sim, const struct sim_asked *asked)
+{
+    const struct sim_client *client = asked->client;
+    const char *key = sim_key(asked->name);
+    for (int p = 0; p < SIM_PLACES; p++) {
+        if (p == SIM_FLEET ? !asked->fleet : p != SIM_HOST_A + client->host) continue;
+        const struct sim_row *row = sim_place_look(&sim->places[p], key, sim->now_ns);
+        if (row != NULL && strcmp(row->owner, asked->owner) == 0)
+            sim_fail(sim, "client %d has released %s, and it is still at place %d", client->number,
+                     sim_name(asked->name), p);
+    }
+}
+
+void sim_check_answered(struct sim *sim, const struct sim_asked *asked, belay_status status)
 {
     const struct sim_client *client = asked->client;
     if (asked->freezes == client->freezes && sim->now_ns > asked->by_ns)
         sim_fail(sim, "client %d was answered %lld us too late", client->number,
                  (long long)((sim->now_ns - asked->by_ns) / 1000));
+    if (asked->verb == 'r' && status == BELAY_OK) check_released(sim, asked);
+}
+
+/* The owner id of a lock that is held, or on its way. */
+static const char *owner_of(const struct sim_held *held)
+{
+    const struct sim_client *client = held->client;
+    if (held->state == SIM_TAKEN) return belay_lock_owner(held->lock);
+    for (int i = 0; i < SIM_ASKED; i++) {
+        const struct sim_asked *asked = &client->asked[i];
+        if (!asked->used || asked->held != held) continue;
+        const belay_lock *lock =
+            asked->request->lock != NULL ? asked->request->lock : asked->request->result;
+        if (lock != NULL) return lock->owner;
+    }
+    return "";
+}
+
+void sim_check_broken(struct sim *sim, enum sim_place_id place, const struct sim_row *row)
+{
+    struct sim_client *client = row->client;
+    if (client->belay == NULL || client->life != row->life) return;
+    for (int i = 0; i < SIM_HELD; i++) {
+        struct sim_held *held = &client->held[i];
+        if (held->state == SIM_FREE || strcmp(sim_key(held->name), row->key) != 0) continue;
+        bool same = strcmp(owner_of(held), row->owner) == 0;
+        /* A lock that was promoted may have another id at the primary. */
+        if (place == SIM_FLEET) held->fleet_broken |= same || held->state == SIM_TAKEN;
+        else if (same) held->broken_ns = sim->now_ns;
+    }
 }
 
 /* It has just run: what it is to know, it has been told. */
@@ -336,6 +427,36 @@ static bool look_at(void *arg, const belay_info *info)
     return false;
 }
 
+/* Who has, or asks for, the lock of that row? */
+static bool is_wanted(const struct sim_row *row)
+{
+    const struct sim_client *client = row->client;
+    for (int i = 0; i < SIM_HELD; i++)
+        if (client->held[i].state != SIM_FREE &&
+            strcmp(sim_key(client->held[i].name), row->key) == 0)
+            return true;
+    for (int i = 0; i < SIM_ASKED; i++)
+        if (client->asked[i].used && strcmp(sim_key(client->asked[i].name), row->key) == 0)
+            return true;
+    return strncmp(row->key, SIM_PREFIX, strlen(SIM_PREFIX)) != 0; /* a hint */
+}
+
+bool sim_check_owned(struct sim *sim, char *why, size_t size)
+{
+    for (int p = 0; p < SIM_PLACES; p++) {
+        for (uint32_t i = 0; i < sim->places[p].count; i++) {
+            const struct sim_row *row = &sim->places[p].rows[i];
+            /* Its TTL ends what an extension lengthened that was stuck on its way. */
+            if (row->until_ns <= sim->now_ns || row->life != row->client->life || row->late ||
+                is_wanted(row))
+                continue;
+            snprintf(why, size, "client %d left %s at place %d", row->client->number, row->key, p);
+            return false;
+        }
+    }
+    return true;
+}
+
 bool sim_check_empty(struct sim *sim, char *why, size_t size)
 {
     for (int p = 0; p < SIM_PLACES; p++) {
@@ -361,15 +482,32 @@ bool sim_check_empty(struct sim *sim, char *why, size_t size)
     return true;
 }
 
+struct clear {
+    struct sim *sim;
+    const char *key; /* NULL: all */
+};
+
 static bool clear_one(void *arg, const belay_info *info)
 {
-    struct sim *sim = arg;
-    return belay_break(sim->viewer, info->name, info, NULL) == BELAY_OK;
+    const struct clear *clear = arg;
+    if (clear->key != NULL && strcmp(clear->key + strlen(SIM_PREFIX), info->name) != 0) return true;
+    return belay_break(clear->sim->viewer, info->name, info, NULL) == BELAY_OK;
+}
+
+static void view_clear(struct sim *sim, int which, const char *key)
+{
+    struct clear clear = { .sim = sim, .key = key };
+    sim->viewed = which;
+    if (belay_list(sim->viewer, NULL, clear_one, &clear, NULL) != BELAY_OK)
+        sim_fail(sim, "a place could not be emptied");
 }
 
 void sim_view_clear(struct sim *sim, int which)
 {
-    sim->viewed = which;
-    if (belay_list(sim->viewer, NULL, clear_one, sim, NULL) != BELAY_OK)
-        sim_fail(sim, "a place could not be emptied");
+    view_clear(sim, which, NULL);
+}
+
+void sim_view_break(struct sim *sim, int which, const struct sim_row *row)
+{
+    view_clear(sim, which, row->key);
 }

@@ -106,7 +106,7 @@ static void answered(void *arg, belay_status status, belay_lock *lock, const bel
             sim_name(asked->name), belay_status_name(status), status != BELAY_OK ? " " : "",
             status != BELAY_OK ? err->node : "", status != BELAY_OK ? ": " : "",
             status != BELAY_OK ? err->text : "");
-    sim_check_answered(sim, asked);
+    sim_check_answered(sim, asked, status);
     if (asked->verb != 'a') return;
     if (lock == NULL) {
         held->state = SIM_FREE;
@@ -177,6 +177,8 @@ void sim_client_release(struct sim_held *held)
     asked->by_ns = sim->now_ns + client->belay->timeout_ns + SLACK_MS * SIM_MS;
     held->state = SIM_FREE;
     held->lock = NULL;
+    memcpy(asked->owner, belay_lock_owner(lock), sizeof asked->owner);
+    asked->fleet = belay_lock_scope(lock) == BELAY_SCOPE_FLEET;
     sim_say(sim, "%d releases %s", client->number, sim_name(held->name));
     belay_status status = belay_release_start(lock, answered, asked, &asked->request, NULL);
     if (status != BELAY_OK) refused(asked, status);
@@ -247,6 +249,7 @@ bool sim_client_open(struct sim_client *client)
     sim_config_text(client, text, sizeof text);
     client->life++;
     client->going = client->frozen = client->degraded = false;
+    client->forgotten_count = 0;
     sim_world_init(&client->world, client, sim_random(sim));
     options.threads = BELAY_DISPATCH;
     options.backends = tables;

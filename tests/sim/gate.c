@@ -256,8 +256,10 @@ static void executed(const struct call *call, const belay_op *op)
 {
     const struct sim_link *link = call->gate->link;
     struct sim *sim = link->client->sim;
+    int64_t age = sim->now_ns - call->begun_ns;
+    bool late = call->op == NULL || age >= belay_env_timeout_ns(call->gate->base.env);
     if (op->status == BELAY_OK && op->verb != BELAY_VERB_INSPECT &&
-        !sim_place_did(link->place, link->client, op))
+        !sim_place_did(link->place, link->client, op, late))
         sim_fail(sim, "a place did what can't be: %s of %s", verb_name(op->verb), call->key);
     if (sim->options.loud)
         sim_say(sim, "      %d at %s: %s %s %.8s -> %s%s", link->client->number,

@@ -28,7 +28,24 @@ static struct sim_row *add(struct sim_place *place, int64_t now)
     return place->count < SIM_ROWS ? &place->rows[place->count++] : NULL;
 }
 
-bool sim_place_did(struct sim_place *place, struct sim_client *client, const belay_op *op)
+struct sim_row *sim_place_some(struct sim *sim, struct sim_place *place)
+{
+    struct sim_row *found[SIM_NAMES];
+    uint32_t count = 0;
+    for (int i = 0; i < SIM_NAMES; i++) {
+        struct sim_row *row = find(place, sim_key(i));
+        if (row != NULL && row->until_ns > sim->now_ns) found[count++] = row;
+    }
+    return count > 0 ? found[sim_below(sim, count)] : NULL;
+}
+
+void sim_place_lose(struct sim_place *place, struct sim_row *row)
+{
+    take_out(place, row);
+}
+
+bool sim_place_did(struct sim_place *place, struct sim_client *client, const belay_op *op,
+                   bool late)
 {
     int64_t until_ns = op->sent_ns + (int64_t)op->ttl_ms * SIM_MS;
     struct sim_row *row = find(place, op->key.at);
@@ -41,12 +58,16 @@ bool sim_place_did(struct sim_place *place, struct sim_client *client, const bel
         row->client = client;
         row->life = client->life;
         row->until_ns = until_ns;
+        row->late = false;
         return true;
     }
     if (row == NULL || row->until_ns <= op->sent_ns || strcmp(row->owner, op->owner) != 0)
         return false;
     if (op->verb == BELAY_VERB_EXTEND) {
-        if (row->until_ns < until_ns) row->until_ns = until_ns;
+        if (row->until_ns < until_ns) {
+            row->until_ns = until_ns;
+            row->late |= late;
+        }
     } else {
         take_out(place, row);
     }

@@ -120,7 +120,10 @@ void sim_config_text(const struct sim_client *client, char *text, size_t size)
 
 static void link_set(struct sim_link *link, enum sim_state state, bool cut)
 {
+    bool was_away = link->state == SIM_REFUSES || link->state == SIM_SILENT;
     if (link->state == SIM_DEAD) return;
+    if (was_away || cut || state == SIM_REFUSES || state == SIM_SILENT)
+        link->away_ns = link->client->sim->now_ns;
     link->state = state;
     if (cut) link->cuts++;
     sim_link_changed(link);
@@ -165,11 +168,26 @@ static void empty_primary(struct sim *sim)
     for (int i = 0; i < SIM_NAMES; i++) sim->token_fleet[i] = 0;
 }
 
+/* An administrator takes a lock away from its holder. */
+static void break_lock(struct sim *sim)
+{
+    enum sim_place_id p = (enum sim_place_id)sim_below(sim, SIM_PLACES);
+    struct sim_place *place = &sim->places[p];
+    struct sim_row *row = sim_place_some(sim, place);
+    if (row == NULL) return;
+    sim_say(sim, "%s is taken away from %d at %s", row->key, row->client->number,
+            p == SIM_FLEET ? "the primary" : "its host");
+    sim_check_broken(sim, p, row);
+    sim_view_break(sim, p == SIM_FLEET ? (int)(place->epoch & 1) : (int)p + 1, row);
+    sim_place_lose(place, row);
+}
+
 /* It does not run, or did not. */
 static void stopped(struct sim_client *client)
 {
     client->freezes++;
-    for (int i = 0; i < SIM_SIDES; i++) client->links[i].ill_ns = client->sim->now_ns;
+    for (int i = 0; i < SIM_SIDES; i++)
+        client->links[i].ill_ns = client->links[i].away_ns = client->sim->now_ns;
 }
 
 static void freeze_or_thaw(struct sim *sim, struct sim_client *client)
@@ -264,6 +282,8 @@ static void happen(struct sim *sim)
         int host = (int)sim_below(sim, SIM_HOSTS);
         sim->wall_us[host] += sim_up_to(sim, 20000000) - 10000000;
         sim_say(sim, "the wall clock of host %d is stepped", host);
+    } else if (what < 545) {
+        break_lock(sim);
     } else if (client->belay == NULL) {
         if (what < 700) open_client(sim, client);
     } else if (client->frozen) {
@@ -302,6 +322,15 @@ static void heal(struct sim *sim)
             link_set(&client->links[i], SIM_UP, client->links[i].state == SIM_REFUSES);
         }
     }
+}
+
+/* A probe, and the pause (up to 1 s) between two tries to let go of what is left. */
+static int64_t tidying_ns(const struct sim *sim)
+{
+    const struct sim_config *config = &sim->config;
+    return (config->probe_most_ms + config->primary_timeout_ms + config->secondary_timeout_ms +
+            1100) *
+           SIM_MS;
 }
 
 /* A probe; how long a promotion puts up with another holder, who may be a dead one (its TTL); the
@@ -388,6 +417,7 @@ static void schedule(struct sim *sim)
     for (uint32_t i = 0; i < steps && !sim->failed; i++) happen(sim);
     if (sim->failed) return;
     heal(sim);
+    in_time(sim, sim_check_owned, tidying_ns(sim));
     in_time(sim, sim_check_healthy, healing_ns(sim));
     let_all_go(sim);
     if (!sim->failed) ask_again(sim);

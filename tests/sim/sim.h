@@ -29,6 +29,7 @@ enum {
     SIM_NAMES = 3,
     SIM_HELD = 4,
     SIM_ASKED = 6,
+    SIM_FORGOTTEN = 8,
     SIM_ROWS = 16
 };
 
@@ -46,6 +47,7 @@ struct sim_row {
     struct sim_client *client;
     uint32_t life; /* of the client */
     int64_t until_ns;
+    bool late; /* lengthened by an extension that was given up long before */
 };
 
 struct sim_place {
@@ -54,8 +56,13 @@ struct sim_place {
     uint32_t epoch; /* how often it has lost its data */
 };
 
-/* What was executed at the place. False: it can't be true. */
-bool sim_place_did(struct sim_place *place, struct sim_client *client, const belay_op *op);
+/* A row of one of SIM_NAMES at random; NULL: there is none. */
+struct sim_row *sim_place_some(struct sim *sim, struct sim_place *place);
+/* Somebody takes it away. */
+void sim_place_lose(struct sim_place *place, struct sim_row *row);
+/* What was executed at the place; `late`: when its caller had been answered. False: it can't be. */
+bool sim_place_did(struct sim_place *place, struct sim_client *client, const belay_op *op,
+                   bool late);
 /* Who holds it now; NULL: nobody. */
 const struct sim_row *sim_place_look(const struct sim_place *place, const char *key, int64_t now);
 
@@ -79,6 +86,7 @@ struct sim_link {
     uint32_t cuts;                     /* how often the connection has broken */
     int64_t ill_ns;                    /* when something was wrong with it last */
     int64_t busy_ns;                   /* when it was busy last */
+    int64_t away_ns;                   /* when it was out of reach last */
     struct sim_gate *gate;             /* NULL: not opened */
 };
 
@@ -107,6 +115,8 @@ struct sim_held {
     int64_t asked_ns;
     belay_scope at_least, scope; /* scope: as its holder was told */
     uint32_t lost;               /* how often its loss was told */
+    int64_t broken_ns;           /* somebody took it away from its host's place; 0: nobody */
+    bool fleet_broken;           /* ... or from the primary */
     bool forgotten;              /* its client is told that the primary has forgotten it */
     bool was_degraded;           /* it had not the fleet's scope for a time */
     uint32_t epoch;              /* of the primary, when it was told to have the fleet's scope */
@@ -119,7 +129,9 @@ struct sim_asked {
     bool used;
     char verb; /* 'a', 'r', 'e' */
     int name;
-    struct sim_held *held; /* of an acquire: what it will fill; of an extend: its subject */
+    struct sim_held *held;              /* of an acquire: what it will fill */
+    char owner[BELAY_OWNER_LENGTH + 1]; /* of a release: whose lock it was ... */
+    bool fleet;                         /* ... and was that the fleet's? */
     belay_request *request;
     int64_t by_ns; /* it must have been answered */
     uint32_t freezes;
@@ -139,6 +151,8 @@ struct sim_client {
     struct sim_link links[SIM_SIDES];
     struct sim_held held[SIM_HELD];
     struct sim_asked asked[SIM_ASKED];
+    char forgotten[SIM_FORGOTTEN][BELAY_OWNER_LENGTH + 1]; /* told so of these, last */
+    uint32_t forgotten_count;
     belay_lock *orphans[SIM_ASKED]; /* granted while it was being closed */
     int orphan_count;
 };
@@ -231,13 +245,19 @@ void sim_check_lost(struct sim *sim, struct sim_held *held, const char *why);
 void sim_check_event(struct sim *sim, struct sim_client *client, const belay_event *event);
 /* It is being told that the primary has forgotten this owner's lock. */
 void sim_check_forgotten(struct sim_client *client, const char *owner);
-void sim_check_answered(struct sim *sim, const struct sim_asked *asked);
+void sim_check_answered(struct sim *sim, const struct sim_asked *asked, belay_status status);
+/* Somebody took that row away: its holder may believe until it looks. */
+void sim_check_broken(struct sim *sim, enum sim_place_id place, const struct sim_row *row);
 void sim_check_client(struct sim *sim, struct sim_client *client); /* it has just run */
 void sim_check_all(struct sim *sim);                               /* at any moment */
 /* After a time without misfortunes. False: not yet (said by `why`). */
 bool sim_check_healthy(struct sim *sim, char *why, size_t size);
+/* What is at the places is somebody's. */
+bool sim_check_owned(struct sim *sim, char *why, size_t size);
 /* All was released: nothing may be left anywhere. */
 bool sim_check_empty(struct sim *sim, char *why, size_t size);
+/* Takes the row's lock away. */
+void sim_view_break(struct sim *sim, int which, const struct sim_row *row);
 /* Empties the place that the primary will have after it lost its data. */
 void sim_view_clear(struct sim *sim, int which);
 
