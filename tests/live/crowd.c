@@ -9,7 +9,7 @@
 #include <sys/prctl.h>
 #include <sys/wait.h>
 
-/* Of one name, on this host. */
+/* Of one name, on one host or in the fleet. */
 struct guarded {
     atomic_int inside;
     _Atomic int64_t intruded_ns; /* when somebody last found another inside */
@@ -17,12 +17,12 @@ struct guarded {
 };
 
 struct crowd {
-    const struct host *host;
+    const struct host *hosts[2]; /* the same one twice, or two */
     const char *socket; /* the server's, to ask it whether it has what is said to be the fleet's */
-    char at[2][96];     /* where the even and the odd processes find it */
+    char at[2][96];     /* where the even and the odd processes find it, or those of each host */
     atomic_bool begun;  /* that is known */
     struct crowd_counts counts;
-    struct guarded guarded[CROWD_NAMES];
+    struct guarded on_host[2][CROWD_NAMES], in_fleet[CROWD_NAMES];
     atomic_int epoch; /* of what the server knows */
     atomic_bool over;
     pid_t pids[CROWD_PROCESSES];
@@ -50,6 +50,7 @@ static void note(atomic_int *most, int64_t value)
 struct worker {
     struct crowd *crowd;
     belay *client;
+    int host; /* 0 or 1 */
     unsigned dice;
     int number, fresh;
     redisContext *server; /* its own door to it */
@@ -63,8 +64,9 @@ struct hold {
     char key[48];
     int epoch; /* when it was asked for */
     belay_lock *lock;
+    bool fleet; /* its scope when it was granted */
     int64_t entered_ns;
-    atomic_bool promoted;
+    atomic_bool demoted, promoted;
 };
 
 static const char *key_name(const struct hold *hold)
@@ -119,36 +121,52 @@ static void check_scope(struct hold *hold, bool granted)
 
 /* ------------------------------------------------------------------ inside */
 
-static void enter(struct hold *hold)
+static void enter_one(struct hold *hold, struct guarded *it)
 {
-    struct crowd *crowd = hold->worker->crowd;
-    struct guarded *it = &crowd->guarded[hold->name];
-    hold->entered_ns = clock_ns();
-    if (hold->name == FRESH) return;
+    struct crowd_counts *counts = &hold->worker->crowd->counts;
     if (atomic_fetch_add(&it->inside, 1) != 0) {
         atomic_store(&it->intruded_ns, clock_ns());
         return;
     }
     uint64_t token = belay_lock_token(hold->lock), last = atomic_load(&it->token);
     if (!belay_lock_valid(hold->lock, 0)) return;
-    if (token <= last && atomic_fetch_add(&crowd->counts.fallen, 1) < 5)
+    if (token <= last && atomic_fetch_add(&counts->fallen, 1) < 5)
         fprintf(stderr, "# %s: token %llu after %llu\n", key_name(hold), (unsigned long long)token,
                 (unsigned long long)last);
     atomic_store(&it->token, token);
 }
 
-static void leave(struct hold *hold)
+static void enter(struct hold *hold)
 {
     struct crowd *crowd = hold->worker->crowd;
-    struct guarded *it = &crowd->guarded[hold->name];
-    bool valid = belay_lock_valid(hold->lock, 0);
-    if (!valid) atomic_fetch_add(&crowd->counts.tardy, 1);
-    if (hold->name == FRESH) return;
-    if (valid && atomic_load(&it->intruded_ns) >= hold->entered_ns &&
-        atomic_fetch_add(&crowd->counts.both, 1) < 5)
+    if (hold->name < FRESH) {
+        enter_one(hold, &crowd->on_host[hold->worker->host][hold->name]);
+        if (hold->fleet) enter_one(hold, &crowd->in_fleet[hold->name]);
+    }
+    hold->entered_ns = clock_ns(); /* who was inside before us will see that we came */
+}
+
+/* `believed`: it has had it all the time, and has it yet. */
+static void leave_one(struct hold *hold, struct guarded *it, bool believed)
+{
+    struct crowd_counts *counts = &hold->worker->crowd->counts;
+    if (believed && atomic_load(&it->intruded_ns) >= hold->entered_ns &&
+        atomic_fetch_add(&counts->both, 1) < 5)
         fprintf(stderr, "# %s: two were inside; one of them with scope %s\n", key_name(hold),
                 belay_scope_name(belay_lock_scope(hold->lock)));
     atomic_fetch_sub(&it->inside, 1);
+}
+
+static void leave(struct hold *hold)
+{
+    struct crowd *crowd = hold->worker->crowd;
+    bool fleet = belay_lock_scope(hold->lock) == BELAY_SCOPE_FLEET && !atomic_load(&hold->demoted);
+    bool valid =
+        belay_lock_valid(hold->lock, 0); /* after its scope: that was so while it was ours */
+    if (!valid) atomic_fetch_add(&crowd->counts.tardy, 1);
+    if (hold->name == FRESH) return;
+    if (hold->fleet) leave_one(hold, &crowd->in_fleet[hold->name], valid && fleet);
+    leave_one(hold, &crowd->on_host[hold->worker->host][hold->name], valid);
 }
 
 static void on_scope(void *arg, belay_lock *lock, belay_scope now)
@@ -156,7 +174,7 @@ static void on_scope(void *arg, belay_lock *lock, belay_scope now)
     struct hold *hold = arg;
     struct crowd_counts *counts = &hold->worker->crowd->counts;
     (void)lock;
-    if (now == BELAY_SCOPE_FLEET) atomic_store(&hold->promoted, true);
+    atomic_store(now == BELAY_SCOPE_FLEET ? &hold->promoted : &hold->demoted, true);
     atomic_fetch_add(now == BELAY_SCOPE_FLEET ? &counts->promoted : &counts->demoted, 1);
 }
 
@@ -221,6 +239,7 @@ static belay_scope work_once(struct worker *worker)
     belay_scope scope = belay_lock_scope(hold.lock);
     atomic_fetch_add(scope == BELAY_SCOPE_FLEET ? &counts->fleet : &counts->host, 1);
     atomic_fetch_add(&counts->long_ones, long_one);
+    hold.fleet = scope == BELAY_SCOPE_FLEET;
     enter(&hold);
     check_scope(&hold, true);
     stay(&hold, long_one);
@@ -256,11 +275,21 @@ static void on_event(void *arg, const belay_event *event)
     if (event->kind == BELAY_EVENT_RECOVERED) atomic_fetch_add(&counts->recovered, 1);
 }
 
+static int host_of(int number)
+{
+    return number / 2 % 2;
+}
+
+static int road_of(const struct crowd *crowd, int number)
+{
+    return crowd->hosts[0] != crowd->hosts[1] ? host_of(number) : number % 2;
+}
+
 static belay *client_of(struct crowd *crowd, int number)
 {
     belay_open_options options = BELAY_OPEN_OPTIONS_INIT;
-    const struct fallback_at at = { .at = crowd->at[number % 2],
-                                    .host = crowd->host,
+    const struct fallback_at at = { .at = crowd->at[road_of(crowd, number)],
+                                    .host = crowd->hosts[host_of(number)],
                                     .redis = "timeout = \"150ms\";",
                                     .fallback =
                                         "probe_every = \"100ms\"; probe_most = \"800ms\";" };
@@ -277,10 +306,12 @@ static int process_main(struct crowd *crowd, int number)
     if (client == NULL) return 2;
     for (int i = 0; i < CROWD_THREADS; i++) {
         int which = number * CROWD_THREADS + i;
-        workers[i] = (struct worker){ .crowd = crowd,
-                                      .client = client,
-                                      .number = which,
-                                      .dice = (unsigned)(clock_ms() + 7919 * which) };
+        workers[i] =
+            (struct worker){ .crowd = crowd,
+                             .client = client,
+                             .host = crowd->hosts[0] != crowd->hosts[1] ? host_of(number) : 0,
+                             .number = which,
+                             .dice = (unsigned)(clock_ms() + 7919 * which) };
         if (pthread_create(&workers[i].thread, NULL, work, &workers[i]) != 0) return 3;
     }
     for (int i = 0; i < CROWD_THREADS; i++) pthread_join(workers[i].thread, NULL);
@@ -301,7 +332,8 @@ static struct crowd *crowd_fork(const struct crowd_scene *scene)
     struct crowd *crowd =
         mmap(NULL, sizeof *crowd, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     assert_ptr_not_equal(crowd, MAP_FAILED);
-    crowd->host = &scene->host;
+    crowd->hosts[0] = &scene->host;
+    crowd->hosts[1] = scene->two_hosts ? &scene->there : &scene->host;
     crowd->socket = scene->server.socket;
     fflush(NULL);
     for (int i = 0; i < CROWD_PROCESSES; i++) {
@@ -349,6 +381,7 @@ void crowd_begin(struct crowd_scene *scene, bool persist, bool even_relayed, boo
     const struct server_options options = { .persist = persist,
                                             .extra = persist ? "appendfsync always\n" : NULL };
     assert_true(host_begin(&scene->host));
+    if (scene->two_hosts) assert_true(host_begin(&scene->there));
     assert_true(server_start(&scene->server, &options));
     struct crowd *crowd = scene->crowd = crowd_fork(scene);
     const struct relay_options relay_options = { .to_port = scene->server.port };
@@ -401,6 +434,7 @@ void crowd_end(struct crowd_scene *scene, const char *what)
     scene->held = NULL;
     bool keys_gone = until(server_lock_keys(&scene->server, "belay:") == 0);
     bool rows_gone = until(host_rows(&scene->host) == 0);
+    if (scene->two_hosts) rows_gone = until(host_rows(&scene->there) == 0) && rows_gone;
     show(counts, what);
     if (!keys_gone || !rows_gone)
         fprintf(stderr, "# left: %ld keys, %ld rows\n", server_lock_keys(&scene->server, "belay:"),
@@ -411,7 +445,7 @@ void crowd_end(struct crowd_scene *scene, const char *what)
     assert_int_equal(counts->fallen, 0);
     assert_int_equal(counts->untrue, 0);
     assert_int_equal(counts->odd, 0);
-    assert_int_equal(counts->lost, 0);
+    if (!scene->two_hosts) assert_int_equal(counts->lost, 0);
     assert_int_equal(counts->astray, 0);
     assert_true(counts->late_ms < 3000 * until_slow());
     assert_true(keys_gone);
@@ -435,5 +469,7 @@ void crowd_clear(struct crowd_scene *scene)
     scene->relay = NULL;
     server_end(&scene->server);
     host_end(&scene->host);
+    host_end(&scene->there);
+    scene->two_hosts = false;
     log_clear();
 }

@@ -1,14 +1,16 @@
-/* crowd.h - twenty workers in four processes on one host, who take and release a few names through
- * a fallback while the test breaks what it is made of; and whether anything went wrong that must
- * not, whatever is broken:
+/* crowd.h - twenty workers in four processes on one host or two, who take and release a few names
+ * through a fallback while the test breaks what it is made of; and whether anything went wrong that
+ * must not, whatever is broken:
  *
- *   both      two were inside at once, and both could believe in their lock
+ *   both      two of a host were inside at once, and both could believe in their lock; or two of
+ *             the fleet, and both could believe that theirs was the fleet's
  *   fallen    a token was no larger than the one before it, of the same name
  *   untrue    the lock's scope was the fleet's, and the server did not have it with its owner
- *   lost      a lock was, though nobody of another host could have taken it
+ *   lost      a lock was, though there is no other host that could have taken it
  *   odd       an answer that no outage explains
  *
- * The processes share a counter for each name: who enters must find 0. */
+ * The processes share a counter for each name and host, and one for the fleet: who enters must find
+ * 0. */
 #ifndef BELAY_TESTS_LIVE_CROWD_H
 #define BELAY_TESTS_LIVE_CROWD_H
 
@@ -34,7 +36,9 @@ struct crowd;
 struct crowd_scene {
     struct server server;
     struct relay *relay; /* to it */
-    struct host host;
+    bool two_hosts; /* to be set before: processes 0 and 1 on one, behind the relay if the even ones
+                       are, 2 and 3 on the other. The server must keep what it knows */
+    struct host host, there;
     struct crowd *crowd;
     belay *client;    /* another process, where the even ones are, */
     belay_lock *held; /* with a kept lock that nobody else wants */
