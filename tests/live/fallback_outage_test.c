@@ -3,7 +3,7 @@
 #define _GNU_SOURCE
 #include "tests/live/crowd.h"
 
-enum { ROUNDS = 3 };
+enum { ROUNDS = 2 };
 
 static struct crowd_scene scene;
 
