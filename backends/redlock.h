@@ -102,7 +102,8 @@ struct redlock_seat {
     int64_t sent_ns;
     belay_grant *grant;
     struct redlock_relay *relay; /* TAKE: the wait that its op was shown */
-    belay_op op;
+    bool undone, undoing;        /* the delete behind an open vote: asked; under way */
+    belay_op op, undo;
     belay_timer again;
 };
 
@@ -116,6 +117,8 @@ struct redlock_lease {
     bool ending;    /* its seats are to be let go */
     bool lost, adopted, detached;
     bool no_memory; /* a place had none */
+    bool telling;   /* a place is: nothing may be started there */
+    bool stalled;   /* the timer came late once */
     uint32_t ttl_ms;
     uint64_t token;
     int64_t gone_ns; /* its TTL has run out everywhere */
@@ -152,6 +155,8 @@ void belay__redlock_seat_ended(struct redlock_seat *seat, belay_status status);
 /* An acquire was granted there. */
 void belay__redlock_seat_take(struct redlock_seat *seat);
 void belay__redlock_seat_clean(struct redlock_seat *seat);
+/* What is still open of an ending lock's vote gets its delete behind it. */
+void belay__redlock_lease_undo(struct redlock_lease *lease);
 /* A quorum proves the lock: where it is gone it is put back. */
 void belay__redlock_lease_repair(struct redlock_lease *lease);
 uint32_t belay__redlock_lease_seats(const struct redlock_lease *lease); /* where it may be */

@@ -64,20 +64,22 @@ static void lease_free(struct redlock_lease *lease)
 
 void belay__redlock_lease_check(struct redlock_lease *lease)
 {
-    if (!lease->dropped || lease->users > 0 || lease->op != NULL) return;
-    bool busy = false;
+    bool busy = false, over = lease->ending || (lease->lost && lease->dropped && !lease->adopted);
+    if (lease->users > 0 || lease->op != NULL) return;
     for (uint32_t i = 0; i < lease->r->count; i++) {
         struct redlock_seat *seat = &lease->seats[i];
-        bool over = lease->ending || (lease->lost && !lease->adopted);
-        if (seat->work == REDLOCK_IDLE && seat->there && over) belay__redlock_seat_clean(seat);
-        if (seat->work != REDLOCK_IDLE) busy = true;
+        if (seat->work == REDLOCK_IDLE && seat->there && over && !seat->undoing)
+            belay__redlock_seat_clean(seat);
+        if (seat->work != REDLOCK_IDLE || seat->undoing) busy = true;
     }
-    if (!busy) lease_free(lease);
+    if (!busy && lease->dropped) lease_free(lease);
 }
 
 static void check_due(belay_task *task)
 {
-    belay__redlock_lease_check(belay_container_of(task, struct redlock_lease, check));
+    struct redlock_lease *lease = belay_container_of(task, struct redlock_lease, check);
+    belay__redlock_lease_undo(lease);
+    belay__redlock_lease_check(lease);
 }
 
 uint32_t belay__redlock_lease_seats(const struct redlock_lease *lease)
@@ -180,6 +182,43 @@ void belay__redlock_seat_ended(struct redlock_seat *seat, belay_status status)
 
 /* ------------------------------------------------------------------ letting go */
 
+static void undo_done(belay_op *op, belay_status status)
+{
+    struct redlock_seat *seat = belay_container_of(op, struct redlock_seat, undo);
+    struct redlock_lease *lease = seat->lease;
+    struct redlock *r = lease->r;
+    r->busy--;
+    belay_env_mind(r->env, false);
+    seat->undoing = false;
+    belay__redlock_node_heard(r, &r->nodes[seat->index], op, status, false);
+    if (status == BELAY_OK) seat->there = false;
+    belay__redlock_lease_check(lease);
+}
+
+/* A vote that is still open when the lock ends: its delete goes right behind it, so that our next
+ * attempt does not meet it there. Where the two are executed in another order, the vote's answer
+ * brings another delete. */
+void belay__redlock_lease_undo(struct redlock_lease *lease)
+{
+    struct redlock *r = lease->r;
+    for (uint32_t i = 0; i < r->count && lease->ending; i++) {
+        struct redlock_seat *seat = &lease->seats[i];
+        if (seat->work != REDLOCK_TAKE || seat->undone) continue;
+        seat->undo = (belay_op){
+            .verb = BELAY_VERB_RELEASE,
+            .key = { lease->key, lease->key_length },
+            .name = { lease->key + (lease->key_length - lease->name_length), lease->name_length },
+            .owner = lease->owner,
+            .label = "",
+        };
+        seat->undone = seat->undoing = true;
+        r->busy++;
+        belay_env_mind(r->env, true);
+        belay__redlock_node_asked(r, &r->nodes[i]);
+        belay_op_start(&seat->undo, r->nodes[i].place, NULL, undo_done);
+    }
+}
+
 void belay__redlock_seat_clean(struct redlock_seat *seat)
 {
     struct redlock_lease *lease = seat->lease;
@@ -265,7 +304,7 @@ bool belay__redlock_owes(belay_backend *base)
         for (uint32_t i = 0; i < r->count; i++) {
             enum redlock_work work = lease->seats[i].work;
             if (work == REDLOCK_REPAIR) belay_op_cancel(&lease->seats[i].op);
-            if (work != REDLOCK_IDLE) return true;
+            if (work != REDLOCK_IDLE || lease->seats[i].undoing) return true;
         }
     }
     return r->busy > 0;
@@ -280,6 +319,7 @@ void belay__redlock_leases_free(struct redlock *r)
         lease->users++; /* it is freed here and nowhere else */
         for (uint32_t i = 0; i < r->count; i++) {
             struct redlock_seat *seat = &lease->seats[i];
+            if (seat->undoing) belay_op_abandon(&seat->undo);
             if (seat->work != REDLOCK_IDLE && !seat->waits) belay__redlock_vote_abandon(seat);
         }
         lease_free(lease);

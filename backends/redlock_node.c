@@ -90,7 +90,15 @@ void belay__redlock_node_heard(struct redlock *r, struct redlock_node *node, con
     if (belay_env_now(r->env) - op->sent_ns >= r->node_timeout_ns) late = true;
     bool unheard = op->cause == BELAY_CAUSE_UNREACHABLE || op->cause == BELAY_CAUSE_CUT_SHORT;
     node->open--;
-    if (status == BELAY_NOMEM || (!answered && op->cause == BELAY_CAUSE_CUT_SHORT)) return;
+    if (status == BELAY_NOMEM) return;
+    if (!answered && op->cause == BELAY_CAUSE_CUT_SHORT) {
+        const char *text = node->error.text; /* "connection refused" says more than our clock */
+        if (text[0] != '\0' && strncmp(text, "no answer", 9) != 0)
+            snprintf(node->said, sizeof node->said, "%s", text);
+        bool given = belay_env_now(r->env) - op->sent_ns >= r->node_timeout_ns;
+        if (node->open == 0 && !given) node->since_ns = 0;
+        return;
+    }
     if (answered || !unheard) node->since_ns = node->open > 0 ? belay_env_now(r->env) : 0;
     if (answered) {
         about_look(r, node);

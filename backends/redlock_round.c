@@ -217,10 +217,10 @@ void belay__redlock_round(belay_backend *base, belay_op *op)
     round->open = 1; /* until all are asked */
     for (uint32_t i = 0; i < r->count; i++) {
         struct redlock_seat *seat = &lease->seats[i];
-        /* A vote that is still open is let go when it is answered. */
         if (lease->ending && seat->work == REDLOCK_REPAIR) belay_op_cancel(&seat->op);
-        if (seat->there) leg_start(round, i);
+        if (seat->there && seat->work != REDLOCK_CLEAN) leg_start(round, i);
     }
+    belay__redlock_lease_undo(lease);
     if (--round->open > 0) return;
     tally(round);
     round_free(round);

@@ -15,7 +15,7 @@
 
 #define PROPOSAL_MOST (UINT64_C(1) << 49)
 
-enum { LEAD_TICKS = 64, SPLIT_MS = 20 };
+enum { LEAD_TICKS = 64, SPLIT_MS = 20, SPLITS_MOST = 6, OPEN_MOST = 64 };
 
 static void take_done(belay_op *op, belay_status status);
 static void tally(struct redlock_lease *lease);
@@ -24,18 +24,47 @@ static void tally(struct redlock_lease *lease);
 
 /* It outlives its wait while places that were asked for it have not answered. */
 struct redlock_relay {
-    uint32_t splits; /* votes in a row that nobody won */
+    struct redlock *r;
+    belay_wait *up;  /* NULL: it has ended */
+    uint32_t splits; /* votes that nobody won, less those that somebody did */
     uint32_t asked;  /* seats whose op points here */
-    bool over;       /* the wait has ended */
-    struct {
+    bool voting, woken;
+    int64_t quiet_ns; /* a split: no wake counts before this */
+    belay_timer timer;
+    struct relay_at {
         belay_wait wait;
+        struct redlock_relay *relay;
         bool seen;
     } at[REDLOCK_NODES_MOST];
 };
 
+static int64_t relay_random(struct redlock_relay *relay)
+{
+    uint32_t most = SPLIT_MS << (relay->splits < 5 ? relay->splits : 5);
+    return (int64_t)belay_env_random_below(relay->r->env, most * 1000) * 1000;
+}
+
+static void relay_due(belay_timer *timer)
+{
+    struct redlock_relay *relay = belay_container_of(timer, struct redlock_relay, timer);
+    if (relay->up != NULL) belay_wait_wake(relay->up);
+}
+
+/* A crowd that is woken in one moment splits again. */
+static void relay_pass(struct redlock_relay *relay)
+{
+    int64_t now = belay_env_now(relay->r->env);
+    if (now < relay->quiet_ns || belay_timer_armed(&relay->timer)) return;
+    if (relay->splits == 0) belay_wait_wake(relay->up);
+    else belay_timer_arm(relay->r->env, &relay->timer, now + relay_random(relay));
+}
+
 static void relay_woken(belay_wait *wait)
 {
-    if (wait->parent != NULL) belay_wait_wake(wait->parent);
+    struct redlock_relay *relay = belay_container_of(wait, struct relay_at, wait)->relay;
+    if (relay->up == NULL) return;
+    if (relay->voting) relay->woken = true;
+    else relay_pass(relay);
 }
 
 static struct redlock_relay *relay_of(struct redlock *r, belay_wait *wait)
@@ -44,13 +73,29 @@ static struct redlock_relay *relay_of(struct redlock *r, belay_wait *wait)
     if (relay != NULL) return relay;
     relay = belay_env_alloc(r->env, sizeof *relay);
     if (relay == NULL) return NULL;
+    relay->r = r;
+    relay->up = wait;
+    belay_timer_init(&relay->timer, relay_due);
     for (uint32_t i = 0; i < r->count; i++) {
+        relay->at[i].relay = relay;
         relay->at[i].wait.parent = wait;
         relay->at[i].wait.woken = relay_woken;
         relay->at[i].wait.since_ns = wait->since_ns;
     }
     wait->data = relay;
     return relay;
+}
+
+/* The vote is over: what woke us meanwhile counts, unless it was the crowd's own doing. */
+static void relay_voted(const belay_op *op, bool split)
+{
+    struct redlock_relay *relay = op->wait != NULL ? op->wait->data : NULL;
+    if (relay == NULL || !relay->voting) return;
+    relay->voting = false;
+    if (split) return;
+    if (relay->splits > 0) relay->splits--;
+    if (relay->woken) relay_pass(relay);
+    relay->woken = false;
 }
 
 static void relay_unwait(struct redlock *r, struct redlock_relay *relay, uint32_t i)
@@ -69,7 +114,7 @@ static void relay_put(struct redlock_seat *seat)
     if (relay == NULL) return;
     seat->relay = NULL;
     relay->asked--;
-    if (!relay->over) return;
+    if (relay->up != NULL) return;
     relay_unwait(r, relay, seat->index);
     if (relay->asked == 0) belay_env_free(r->env, relay);
 }
@@ -86,7 +131,8 @@ void belay__redlock_unwait(belay_backend *base, belay_wait *wait)
     struct redlock_relay *relay = wait->data;
     if (relay == NULL) return;
     wait->data = NULL;
-    relay->over = true;
+    relay->up = NULL;
+    belay_timer_disarm(r->env, &relay->timer);
     for (uint32_t i = 0; i < r->count; i++) {
         relay->at[i].wait.parent = NULL;
         relay_unwait(r, relay, i);
@@ -106,6 +152,7 @@ static void hand_up(struct redlock_lease *lease)
         const struct redlock_seat *seat = &lease->seats[i];
         if (seat->voted && seat->sent_ns < sent) sent = seat->sent_ns;
     }
+    relay_voted(op, false);
     lease->op = NULL;
     lease->dropped = false;
     op->grant = &lease->base;
@@ -115,13 +162,27 @@ static void hand_up(struct redlock_lease *lease)
     belay_op_settle(op, BELAY_OK);
 }
 
-/* Nobody has it: it is asked again soon. */
+/* Nobody has it, or that is not known: it is asked again soon. */
 static int64_t split_pause(struct redlock_lease *lease)
 {
     struct redlock_relay *relay = lease->op->wait != NULL ? lease->op->wait->data : NULL;
-    uint32_t most = SPLIT_MS;
-    if (relay != NULL) most <<= relay->splits < 4 ? relay->splits++ : 4;
-    return (int64_t)belay_env_random_below(lease->r->env, most * 1000) * 1000;
+    belay_env *env = lease->r->env;
+    if (relay == NULL) return (int64_t)belay_env_random_below(env, SPLIT_MS * 1000) * 1000;
+    int64_t pause = relay_random(relay);
+    relay->splits++;
+    relay->woken = false;
+    relay->quiet_ns = belay_env_now(env) + pause;
+    return pause;
+}
+
+/* The refusals alone prevent a quorum. A split of many looks the same at first. */
+static bool is_held(const struct redlock_lease *lease)
+{
+    const struct redlock *r = lease->r;
+    const belay_wait *wait = lease->op->wait;
+    const struct redlock_relay *relay = wait != NULL ? wait->data : NULL;
+    if (lease->held <= r->count - r->quorum) return false;
+    return lease->granted == 0 || (relay != NULL && relay->splits >= SPLITS_MOST);
 }
 
 /* When a quorum of places is free again, if nobody extends: -1, not known. */
@@ -148,12 +209,14 @@ static void fail(struct redlock_lease *lease, belay_status status, belay_cause c
     belay_op *op = lease->op;
     char said[240];
     belay__redlock_say(r, said, sizeof said);
+    relay_voted(op, false);
     lease->op = NULL;
     lease->ending = true;
     if (status == BELAY_HELD)
         belay_error_set(op->error, status, belay_env_name(r->env), "%s", said);
     if (status == BELAY_HELD) belay_op_settle(op, status);
     else belay_op_fail(op, status, cause, belay_env_name(r->env), "%s (%s)", what, said);
+    if (!lease->telling) belay__redlock_lease_undo(lease);
     belay_task_post(r->env, &lease->check); /* who called may be using it yet */
 }
 
@@ -170,9 +233,9 @@ static void lose(struct redlock_lease *lease)
     for (uint32_t i = 0; i < r->count; i++)
         if (lease->seats[i].work == REDLOCK_TAKE) silent = true;
     if (lease->held > 0) {
-        /* Do the refusals alone prevent a quorum? Otherwise nobody has it, or it is not known. */
-        bool held = lease->held > r->count - r->quorum;
+        bool held = is_held(lease);
         op->held_for_ns = held ? held_for(lease) : split_pause(lease);
+        relay_voted(op, !held);
         fail(lease, BELAY_HELD, BELAY_CAUSE_NONE, "");
         return;
     }
@@ -212,9 +275,12 @@ void belay__redlock_vote_withdraw(struct redlock_seat *seat)
 
 void belay__redlock_vote_told(struct redlock_seat *seat)
 {
+    struct redlock_lease *lease = seat->lease;
     if (!seat->voted) return;
     belay__redlock_vote_withdraw(seat);
-    tally(seat->lease);
+    lease->telling = true; /* from within a place's own code: nothing is started there now */
+    tally(lease);
+    lease->telling = false;
 }
 
 /* True: a quorum stands at T. */
@@ -244,7 +310,9 @@ static void tally(struct redlock_lease *lease)
     if (lease->granted >= r->quorum) {
         if (token_agreed(lease)) hand_up(lease);
     } else if (lease->granted + lease->left < r->quorum) {
-        lose(lease);
+        /* Who waits wants to know for how long: is it held, or only out of reach? */
+        bool held = lease->held > r->count - r->quorum;
+        if (lease->op->wait == NULL || lease->left == 0 || held) lose(lease);
     }
 }
 
@@ -308,6 +376,13 @@ static void timer_due(belay_timer *timer)
 {
     struct redlock_lease *lease = belay_container_of(timer, struct redlock_lease, timer);
     struct redlock *r = lease->r;
+    int64_t now = belay_env_now(r->env);
+    if (now - timer->due_ns > r->node_timeout_ns / 4 && !lease->stalled) {
+        /* It is us who stood still: the answers may be there, unread. */
+        lease->stalled = true;
+        belay_timer_arm(r->env, timer, now + REDLOCK_MS);
+        return;
+    }
     for (uint32_t i = 0; i < r->count; i++) {
         struct redlock_seat *seat = &lease->seats[i];
         if (seat->work != REDLOCK_TAKE || seat->late) continue;
@@ -320,9 +395,30 @@ static void timer_due(belay_timer *timer)
         lease->unreached++;
     }
     if (lease->op != NULL) tally(lease);
+    for (uint32_t i = 0; i < r->count; i++)
+        if (lease->ending && lease->seats[i].work == REDLOCK_TAKE)
+            belay_op_cancel(&lease->seats[i].op);
 }
 
 /* ------------------------------------------------------------------ the beginning */
+
+/* Whom to ask: who is silent is spared, unless the others are too few. */
+static uint32_t choose(struct redlock *r, bool asks[])
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < r->count; i++) {
+        asks[i] =
+            belay__redlock_node_votes(r, &r->nodes[i]) && belay__redlock_node_asks(r, &r->nodes[i]);
+        n += asks[i];
+    }
+    for (uint32_t i = 0; i < r->count && n < r->quorum; i++) {
+        if (asks[i] || !belay__redlock_node_votes(r, &r->nodes[i])) continue;
+        if (r->nodes[i].open >= OPEN_MOST) continue;
+        asks[i] = true;
+        n++;
+    }
+    return n;
+}
 
 static void ask_all(struct redlock_lease *lease)
 {
@@ -332,17 +428,19 @@ static void ask_all(struct redlock_lease *lease)
     int64_t now = belay_env_now(r->env);
     uint64_t floor = op->token_floor, proposal = belay_env_proposal(r->env) + LEAD_TICKS;
     if (r->fencing && proposal < PROPOSAL_MOST && proposal > floor) floor = proposal;
+    bool asks[REDLOCK_NODES_MOST];
+    (void)choose(r, asks);
+    if (relay != NULL) {
+        relay->voting = true;
+        relay->woken = false;
+        belay_timer_disarm(r->env, &relay->timer);
+    }
     for (uint32_t i = 0; i < r->count; i++) {
         struct redlock_seat *seat = &lease->seats[i];
-        struct redlock_node *node = &r->nodes[i];
         lease->held_for_ns[i] = -1;
-        if (!belay__redlock_node_votes(r, node)) {
+        if (!asks[i]) {
             lease->failed++;
-            continue;
-        }
-        if (!belay__redlock_node_asks(r, node)) {
-            lease->failed++;
-            lease->unreached++;
+            lease->unreached += belay__redlock_node_votes(r, &r->nodes[i]);
             continue;
         }
         belay__redlock_seat_op(seat, REDLOCK_TAKE, BELAY_VERB_ACQUIRE, op->ttl_ms);

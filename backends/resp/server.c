@@ -102,8 +102,9 @@ static void link_ready(struct belay__link *link)
                      strcmp(server->run_id, link->hello.run_id) != 0;
     if (link->hello.run_id[0] != '\0')
         memcpy(server->run_id, link->hello.run_id, sizeof server->run_id);
-    if (link->hello.uptime_s >= 0 && (server->started_ns == 0 || restarted))
-        server->started_ns = lane->ready_ns - link->hello.uptime_s * 1000 * MS;
+    /* Who does not say since when it runs may have begun just now. */
+    int64_t uptime_ns = link->hello.uptime_s > 0 ? link->hello.uptime_s * 1000 * MS : 0;
+    if (server->started_ns == 0 || restarted) server->started_ns = lane->ready_ns - uptime_ns;
     if (restarted) server->run++;
     link->run = server->run;
     warn_of_eviction(server, &link->hello);
