@@ -49,6 +49,11 @@ static belay_status settings_read(struct redlock *r, const belay_settings *setti
     if (r->count > REDLOCK_NODES_MOST)
         return belay_settings_wrong(settings, "nodes", err, "names more than %d nodes",
                                     (int)REDLOCK_NODES_MOST);
+    if (2 * r->node_timeout_ns > belay_env_timeout_ns(r->env))
+        return belay_settings_wrong(settings, "node_timeout", err,
+                                    "must be at most half of `timeout`, %lld ms: an attempt has "
+                                    "no more",
+                                    (long long)(belay_env_timeout_ns(r->env) / REDLOCK_MS));
     r->quorum = r->count / 2 + 1;
     for (uint32_t i = 0; i < r->count; i++) {
         r->nodes[i].place = belay_settings_backend(settings, "nodes", i);

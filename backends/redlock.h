@@ -42,6 +42,7 @@ struct redlock {
     bool fencing, quarantine;
     uint32_t max_ttl_ms;
     int64_t node_timeout_ns;
+    uint64_t proposal; /* the last one */
     belay_link leases, rounds;
     uint32_t busy; /* ops of our own that nobody waits for */
     bool closing;
@@ -100,6 +101,7 @@ struct redlock_seat {
     uint32_t backoff_ms;
     uint64_t token;
     int64_t sent_ns;
+    int64_t until_ns; /* of what was answered last: it counts until then */
     belay_grant *grant;
     struct redlock_relay *relay; /* TAKE: the wait that its op was shown */
     bool undone, undoing;        /* the delete behind an open vote: asked; under way */
@@ -129,7 +131,7 @@ struct redlock_lease {
     uint32_t uncertain, unreached;  /* of the failed */
     uint32_t left;                  /* neither answered nor late */
     int64_t held_for_ns[REDLOCK_NODES_MOST];
-    char owner[BELAY_OWNER_LENGTH + 1];
+    char owner[BELAY_OWNER_LENGTH + 4]; /* BREAK: perhaps another library's */
     char label[BELAY_LABEL_MAX + 1];
     uint32_t key_length, name_length;
     char *key; /* behind the seats */
@@ -152,6 +154,8 @@ void belay__redlock_seat_start(struct redlock_seat *seat, int64_t timeout_ns,
                                void (*done)(belay_op *op, belay_status status));
 /* At the top of `done`. */
 void belay__redlock_seat_ended(struct redlock_seat *seat, belay_status status);
+/* It was granted, or extended: the seat counts for the TTL of that op. */
+void belay__redlock_seat_lasts(struct redlock_seat *seat, const belay_op *op);
 /* An acquire was granted there. */
 void belay__redlock_seat_take(struct redlock_seat *seat);
 void belay__redlock_seat_clean(struct redlock_seat *seat);

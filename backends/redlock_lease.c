@@ -85,8 +85,11 @@ static void check_due(belay_task *task)
 uint32_t belay__redlock_lease_seats(const struct redlock_lease *lease)
 {
     uint32_t n = 0;
-    for (uint32_t i = 0; i < lease->r->count; i++)
-        n += lease->seats[i].there && !lease->seats[i].weak;
+    int64_t now = belay_env_now(lease->r->env);
+    for (uint32_t i = 0; i < lease->r->count; i++) {
+        const struct redlock_seat *seat = &lease->seats[i];
+        n += seat->there && !seat->weak && (now < seat->until_ns || lease->adopted);
+    }
     return n;
 }
 
@@ -118,6 +121,12 @@ void belay__redlock_lease_quorum(struct redlock_lease *lease, const char *why)
     belay_grant_lost(&lease->base, why);
 }
 
+void belay__redlock_seat_lasts(struct redlock_seat *seat, const belay_op *op)
+{
+    int64_t until = op->sent_ns + (int64_t)op->ttl_ms * REDLOCK_MS;
+    if (until > seat->until_ns) seat->until_ns = until;
+}
+
 void belay__redlock_seat_take(struct redlock_seat *seat)
 {
     struct redlock_lease *lease = seat->lease;
@@ -130,6 +139,7 @@ void belay__redlock_seat_take(struct redlock_seat *seat)
     seat->grant = seat->op.grant;
     seat->token = seat->op.token;
     seat->sent_ns = seat->op.sent_ns;
+    belay__redlock_seat_lasts(seat, &seat->op);
     if (seat->grant != NULL) belay_grant_listen(seat->grant, seat, seat_told);
 }
 

@@ -81,6 +81,7 @@ static void release_tally(struct round *round)
 {
     uint32_t quorum = round->r->quorum;
     if (round->ok >= quorum) answer(round, BELAY_OK);
+    else if (round->ok + round->failed + round->open < quorum) answer(round, BELAY_LOST);
     else if (round->open > 0) return;
     else if (round->failed > 0) answer(round, BELAY_UNAVAILABLE);
     else answer(round, BELAY_LOST);
@@ -101,6 +102,13 @@ static void tally(struct round *round)
     else break_tally(round);
 }
 
+/* Nobody has answered for it in a whole TTL. */
+static bool is_over(const struct round *round, const struct redlock_seat *seat)
+{
+    return round->verb == BELAY_VERB_EXTEND && !round->lease->adopted &&
+           belay_env_now(round->r->env) >= seat->until_ns;
+}
+
 static void leg_done(belay_op *op, belay_status status)
 {
     struct leg *leg = belay_container_of(op, struct leg, op);
@@ -118,8 +126,9 @@ static void leg_done(belay_op *op, belay_status status)
     if (silent) belay__redlock_node_late(r, node);
     if (status == BELAY_OK || (status == BELAY_LOST && op->unsure_release)) {
         round->ok++;
+        if (round->verb == BELAY_VERB_EXTEND) belay__redlock_seat_lasts(seat, op);
         if (op->sent_ns < round->sent_ns) round->sent_ns = op->sent_ns;
-    } else if (status == BELAY_LOST) {
+    } else if (status == BELAY_LOST || is_over(round, seat)) {
         round->lost++;
     } else {
         round->failed++;

@@ -15,7 +15,7 @@
 
 #define PROPOSAL_MOST (UINT64_C(1) << 49)
 
-enum { LEAD_TICKS = 64, SPLIT_MS = 20, SPLITS_MOST = 6, OPEN_MOST = 64 };
+enum { LEAD_TICKS = 64, SPLIT_MS = 20, SPLITS_FEW = 2, SPLITS_MOST = 6, OPEN_MOST = 64 };
 
 static void take_done(belay_op *op, belay_status status);
 static void tally(struct redlock_lease *lease);
@@ -55,7 +55,7 @@ static void relay_pass(struct redlock_relay *relay)
 {
     int64_t now = belay_env_now(relay->r->env);
     if (now < relay->quiet_ns || belay_timer_armed(&relay->timer)) return;
-    if (relay->splits == 0) belay_wait_wake(relay->up);
+    if (relay->splits <= SPLITS_FEW) belay_wait_wake(relay->up);
     else belay_timer_arm(relay->r->env, &relay->timer, now + relay_random(relay));
 }
 
@@ -92,8 +92,8 @@ static void relay_voted(const belay_op *op, bool split)
     struct redlock_relay *relay = op->wait != NULL ? op->wait->data : NULL;
     if (relay == NULL || !relay->voting) return;
     relay->voting = false;
-    if (split) return;
-    if (relay->splits > 0) relay->splits--;
+    if (split && relay->splits > SPLITS_FEW) return;
+    if (!split && relay->splits > 0) relay->splits--;
     if (relay->woken) relay_pass(relay);
     relay->woken = false;
 }
@@ -170,8 +170,8 @@ static int64_t split_pause(struct redlock_lease *lease)
     if (relay == NULL) return (int64_t)belay_env_random_below(env, SPLIT_MS * 1000) * 1000;
     int64_t pause = relay_random(relay);
     relay->splits++;
-    relay->woken = false;
-    relay->quiet_ns = belay_env_now(env) + pause;
+    /* A lock that is being let go, place by place, is met half free: that is no crowd. */
+    if (relay->splits > SPLITS_FEW) relay->quiet_ns = belay_env_now(env) + pause;
     return pause;
 }
 
@@ -254,6 +254,7 @@ static void raise_done(belay_op *op, belay_status status)
     belay__redlock_seat_ended(seat, status);
     if (status == BELAY_OK) {
         seat->token = op->token_floor; /* T may have grown meanwhile */
+        belay__redlock_seat_lasts(seat, op);
     } else {
         if (status == BELAY_LOST) seat->there = false;
         belay__redlock_vote_withdraw(seat);
@@ -427,7 +428,10 @@ static void ask_all(struct redlock_lease *lease)
     struct redlock_relay *relay = op->wait != NULL ? op->wait->data : NULL;
     int64_t now = belay_env_now(r->env);
     uint64_t floor = op->token_floor, proposal = belay_env_proposal(r->env) + LEAD_TICKS;
+    /* Two names that ask in one tick do so in the same order everywhere. */
+    if (proposal <= r->proposal && r->proposal < PROPOSAL_MOST) proposal = r->proposal + 1;
     if (r->fencing && proposal < PROPOSAL_MOST && proposal > floor) floor = proposal;
+    r->proposal = proposal;
     bool asks[REDLOCK_NODES_MOST];
     (void)choose(r, asks);
     if (relay != NULL) {
@@ -485,7 +489,10 @@ void belay__redlock_vote(belay_backend *base, belay_op *op)
 void belay__redlock_vote_cancel(belay_op *op)
 {
     struct redlock_lease *lease = op->data;
-    bool full = belay_env_now(lease->r->env) >= op->sent_ns + lease->r->node_timeout_ns;
+    struct redlock *r = lease->r;
+    int64_t whole = belay_env_timeout_ns(r->env);
+    if (r->node_timeout_ns < whole) whole = r->node_timeout_ns;
+    bool full = belay_env_now(r->env) >= op->sent_ns + whole;
     fail(lease, BELAY_UNCERTAIN, full ? BELAY_CAUSE_UNREACHABLE : BELAY_CAUSE_CUT_SHORT,
          "no quorum in time");
 }

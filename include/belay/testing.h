@@ -92,6 +92,7 @@ typedef struct belay_contract_target {
                             then who wants more than `scope` is UNAVAILABLE. ANY: `scope` as well */
     uint32_t ttl_max_ms; /* the longest TTL it takes; 0: BELAY_TTL_MAX_MS */
     bool fencing;        /* tokens are larger than 0 and grow */
+    bool token_by_name;  /* ... for each name alone: those of two names may be equal */
     bool inspects;       /* belay_inspect and belay_adopt work */
     bool lists;          /* belay_list works */
     bool breaks;         /* belay_break works */

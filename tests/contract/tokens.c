@@ -124,7 +124,7 @@ static void tokens_of_threads_are_all_different(struct scene *s)
     }
     for (int i = 0; i < THREADS; i++) thread_join(s, &threads[i]);
 
-    for (int i = 0; i < THREADS * ROUNDS; i++) {
+    for (int i = 0; i < THREADS * ROUNDS && !s->target->token_by_name; i++) {
         uint64_t one = tokens[i / ROUNDS][i % ROUNDS];
         for (int j = 0; j < i && one != 0; j++)
             must(s, one != tokens[j / ROUNDS][j % ROUNDS], "two grants have the token %llu",
