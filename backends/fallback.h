@@ -140,11 +140,12 @@ struct fallback_hold {
     struct fallback_side row, prime;
     uint64_t token;
     uint32_t ttl_ms;
-    bool fleet;   /* its scope is the primary's */
-    bool behind;  /* the last extension did not reach the primary */
-    bool failing; /* an extension did not reach the primary: it is demoted in time */
-    bool tainted; /* the primary may yet execute an acquire with the row's owner id */
-    bool adopted; /* made for one op: which sides it has is not known */
+    int64_t told_ns; /* the end that core was given by the last answer */
+    bool fleet;      /* its scope is the primary's */
+    bool behind;     /* the last extension did not reach the primary */
+    bool failing;    /* an extension did not reach the primary: it is demoted in time */
+    bool tainted;    /* the primary may yet execute an acquire with the row's owner id */
+    bool adopted;    /* made for one op: which sides it has is not known */
     bool detached;
     bool far;    /* its holder has no use for the row alone */
     bool ending; /* a release has begun */

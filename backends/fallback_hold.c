@@ -167,6 +167,11 @@ void belay__fallback_hold_settle(struct fallback_hold *hold, belay_op *op)
 {
     int64_t until = belay__fallback_hold_until(hold);
     assert(until != INT64_MAX && "it is held nowhere");
+    /* An answer may have crossed a promotion: core has the row's end, and never goes back by
+     * itself. */
+    if (hold->fleet && until < hold->told_ns)
+        belay_grant_changed(&hold->base, hold->prime.scope, until, "an extension reached it again");
+    hold->told_ns = until;
     op->scope = hold->fleet ? hold->prime.scope : hold->row.scope;
     op->token = hold->token;
     /* Of a long lock a short extension moves nothing: it can't have been sent in the future. */
