@@ -111,7 +111,8 @@ static void try_a_lock(belay *client, struct report *report)
     snprintf(name, sizeof name, "belay-doctor-%ld-%" PRIx64, (long)getpid(), (uint64_t)began);
     options.wait_ms = BELAY_TRY;
     options.keep = BELAY_KEEP_OFF;
-    options.ttl_ms = LEASE_MS;
+    uint32_t usual_ms = belay_ttl_ms(client); /* a place may take none that is longer */
+    options.ttl_ms = usual_ms < LEASE_MS ? usual_ms : LEASE_MS;
     options.label = "belay doctor";
     text_init(&text);
     belay_status status = belay_acquire(client, name, &options, &lock, &err);
