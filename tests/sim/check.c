@@ -169,8 +169,9 @@ void sim_check_granted(struct sim *sim, struct sim_held *held)
     if (!is_valid(held)) return; /* lost before it was told */
     sim->grants++;
     /* An earlier attempt's was taken away, or this one's row, which it then took once more. */
-    if (has_row(host_of(sim, client), held)) held->broken_ns = 0;
-    if (has_row(&sim->places[SIM_FLEET], held)) held->fleet_broken = false;
+    bool another = strcmp(held->broken, belay_lock_owner(held->lock)) != 0;
+    if (another || has_row(host_of(sim, client), held)) held->broken_ns = 0;
+    if (another || has_row(&sim->places[SIM_FLEET], held)) held->fleet_broken = false;
     held->was_degraded = scope != BELAY_SCOPE_FLEET || held->lock->scope_due;
     if (scope == BELAY_SCOPE_FLEET) sim->fleet_grants++;
     sim_mix(sim, belay_lock_token(held->lock));
@@ -359,6 +360,7 @@ void sim_check_broken(struct sim *sim, enum sim_place_id place, const struct sim
         struct sim_held *held = &client->held[i];
         if (held->state == SIM_FREE || strcmp(sim_key(held->name), row->key) != 0) continue;
         bool same = strcmp(owner_of(held), row->owner) == 0;
+        if (same) memcpy(held->broken, row->owner, sizeof held->broken);
         /* A lock that was promoted may have another id at the primary. */
         if (place == SIM_FLEET) held->fleet_broken |= same || held->state == SIM_TAKEN;
         else if (same) held->broken_ns = sim->now_ns;

@@ -116,11 +116,12 @@ struct sim_held {
     belay_scope at_least, scope; /* scope: as its holder was told */
     uint32_t lost;               /* how often its loss was told */
     int64_t broken_ns;           /* somebody took it away from its host's place; 0: nobody */
-    bool fleet_broken;           /* ... or from the primary */
-    bool forgotten;              /* its client is told that the primary has forgotten it */
-    bool was_degraded;           /* it had not the fleet's scope for a time */
-    uint32_t epoch;              /* of the primary, when it was told to have the fleet's scope */
-    int moved;                   /* by events: -1 demoted last, 1 promoted, 0 neither */
+    char broken[BELAY_OWNER_LENGTH + 1]; /* its id then */
+    bool fleet_broken;                   /* ... or from the primary */
+    bool forgotten;                      /* its client is told that the primary has forgotten it */
+    bool was_degraded;                   /* it had not the fleet's scope for a time */
+    uint32_t epoch; /* of the primary, when it was told to have the fleet's scope */
+    int moved;      /* by events: -1 demoted last, 1 promoted, 0 neither */
 };
 
 /* A call that was started and has not answered. */
