@@ -347,10 +347,11 @@ static int64_t healing_ns(const struct sim *sim)
 }
 
 /* True as soon as `check` is. A fault backend may have a few misfortunes left. */
-static bool in_time(struct sim *sim, bool (*check)(struct sim *, char *, size_t), int64_t ns)
+static bool in_time(struct sim *sim, bool (*check)(struct sim *, char *, size_t), int64_t ns,
+                    int tries)
 {
     char why[256] = "";
-    int tries = sim->config.faults ? 12 : 1;
+    if (sim->config.faults) tries = 12;
     for (int i = 0; i < tries && !sim->failed; i++) {
         sim_run_until(sim, sim->now_ns + ns);
         if (sim->failed || check(sim, why, sizeof why)) return true;
@@ -417,13 +418,14 @@ static void schedule(struct sim *sim)
     for (uint32_t i = 0; i < steps && !sim->failed; i++) happen(sim);
     if (sim->failed) return;
     heal(sim);
-    in_time(sim, sim_check_owned, tidying_ns(sim));
-    in_time(sim, sim_check_healthy, healing_ns(sim));
+    in_time(sim, sim_check_owned, tidying_ns(sim), 1);
+    /* Another holder is taken for a dead one's rest for two of its TTLs. */
+    in_time(sim, sim_check_healthy, healing_ns(sim), 2);
     let_all_go(sim);
     if (!sim->failed) ask_again(sim);
     /* Without memory for a give-back the TTL has to do it. */
     in_time(sim, sim_check_empty,
-            (1200 + (config->short_of_memory ? SIM_TTL_MOST(config->ttl_ms) : 0)) * SIM_MS);
+            (1200 + (config->short_of_memory ? SIM_TTL_MOST(config->ttl_ms) : 0)) * SIM_MS, 1);
 }
 
 /* ------------------------------------------------------------------ one set of schedules */
