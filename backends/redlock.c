@@ -76,6 +76,7 @@ static belay_status redlock_create(belay_backend **out, belay_env *env,
     r->twin[0] = r->twin[1] = -1;
     belay_links_init(&r->leases);
     belay_links_init(&r->rounds);
+    belay_links_init(&r->relays);
     belay_status status = settings_read(r, settings, err);
     if (status != BELAY_OK) {
         belay_env_free(env, r);

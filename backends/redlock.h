@@ -44,7 +44,8 @@ struct redlock {
     int64_t node_timeout_ns;
     uint64_t proposal; /* the last one */
     belay_link leases, rounds;
-    uint32_t busy; /* ops of our own that nobody waits for */
+    belay_link relays; /* of waits */
+    uint32_t busy;     /* ops of our own that nobody waits for */
     bool closing;
     int twin[2]; /* two nodes that are one place; -1: none */
     struct redlock_node nodes[];
@@ -116,7 +117,9 @@ struct redlock_lease {
     belay_op *op;   /* core's acquire, until it is answered */
     uint32_t users; /* rounds that use it */
     bool dropped;   /* core has none of it: not yet, or no more */
-    bool ending;    /* its seats are to be let go */
+    bool ending;    /* its seats are to be let go ... */
+    bool released;  /* ... and core has had its answer: the rest is ours */
+    bool won;       /* it was handed up */
     bool lost, adopted, detached;
     bool no_memory; /* a place had none */
     bool telling;   /* a place is: nothing may be started there */
@@ -174,6 +177,8 @@ void belay__redlock_leases_free(struct redlock *r);
 
 void belay__redlock_vote(belay_backend *base, belay_op *op);
 void belay__redlock_vote_cancel(belay_op *op);
+/* Something that stood in the way of that key was let go. */
+void belay__redlock_wake(struct redlock *r, const char *key, size_t length);
 /* Its place has told of a loss while the vote is open. */
 void belay__redlock_vote_told(struct redlock_seat *seat);
 void belay__redlock_vote_withdraw(struct redlock_seat *seat);

@@ -64,7 +64,8 @@ static void lease_free(struct redlock_lease *lease)
 
 void belay__redlock_lease_check(struct redlock_lease *lease)
 {
-    bool busy = false, over = lease->ending || (lease->lost && lease->dropped && !lease->adopted);
+    bool busy = false, over = lease->ending && (lease->released || lease->dropped);
+    if (lease->lost && lease->dropped && !lease->adopted) over = true;
     if (lease->users > 0 || lease->op != NULL) return;
     for (uint32_t i = 0; i < lease->r->count; i++) {
         struct redlock_seat *seat = &lease->seats[i];
@@ -192,6 +193,12 @@ void belay__redlock_seat_ended(struct redlock_seat *seat, belay_status status)
 
 /* ------------------------------------------------------------------ letting go */
 
+/* What a lost vote leaves must not wake who lost it. */
+static void let_go(struct redlock_lease *lease)
+{
+    if (lease->won) belay__redlock_wake(lease->r, lease->key, lease->key_length);
+}
+
 static void undo_done(belay_op *op, belay_status status)
 {
     struct redlock_seat *seat = belay_container_of(op, struct redlock_seat, undo);
@@ -201,7 +208,10 @@ static void undo_done(belay_op *op, belay_status status)
     belay_env_mind(r->env, false);
     seat->undoing = false;
     belay__redlock_node_heard(r, &r->nodes[seat->index], op, status, false);
-    if (status == BELAY_OK) seat->there = false;
+    if (status == BELAY_OK) {
+        seat->there = false;
+        let_go(lease);
+    }
     belay__redlock_lease_check(lease);
 }
 
@@ -248,6 +258,7 @@ static void clean_done(belay_op *op, belay_status status)
     belay__redlock_seat_ended(seat, status);
     if (belay__redlock_is_answer(status) || lease->r->closing) {
         seat->there = false;
+        let_go(lease);
     } else {
         uint32_t backoff = seat->backoff_ms == 0 ? AGAIN_FIRST_MS : seat->backoff_ms * 2;
         seat->backoff_ms = backoff < AGAIN_LAST_MS ? backoff : AGAIN_LAST_MS;

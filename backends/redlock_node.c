@@ -33,7 +33,7 @@ void belay__redlock_node_asked(struct redlock *r, struct redlock_node *node)
 static void failed(struct redlock *r, struct redlock_node *node)
 {
     node->answers = 0;
-    if (++node->failures < FAILURES_MOST || node->down) return;
+    if (++node->failures < FAILURES_MOST || node->down || r->closing) return;
     node->down = true;
     node->answers = 0;
     node->again_ns = belay_env_now(r->env) + AGAIN_MS * REDLOCK_MS;
@@ -47,7 +47,7 @@ static void failed(struct redlock *r, struct redlock_node *node)
 static void back(struct redlock *r, struct redlock_node *node)
 {
     node->failures = 0;
-    if (!node->down || ++node->answers < ANSWERS_LEAST) return;
+    if (!node->down || ++node->answers < ANSWERS_LEAST || r->closing) return;
     node->down = false;
     belay_env_log(r->env, BELAY_LOG_WARN, "%s: %s is back", belay_env_name(r->env),
                   belay_env_name(node->place->env));

@@ -44,6 +44,8 @@ static void answer(struct round *round, belay_status status)
     struct redlock *r = round->r;
     belay_op *op = round->op;
     round->op = NULL;
+    if (round->verb == BELAY_VERB_RELEASE && belay__redlock_is_answer(status))
+        round->lease->released = true;
     if (status == BELAY_OK) {
         op->sent_ns = round->sent_ns;
         op->token = round->lease->token;

@@ -36,6 +36,9 @@ struct redlock_relay {
         struct redlock_relay *relay;
         bool seen;
     } at[REDLOCK_NODES_MOST];
+    belay_link all; /* in r->relays */
+    size_t key_length;
+    char key[];
 };
 
 static int64_t relay_random(struct redlock_relay *relay)
@@ -67,12 +70,16 @@ static void relay_woken(belay_wait *wait)
     else relay_pass(relay);
 }
 
-static struct redlock_relay *relay_of(struct redlock *r, belay_wait *wait)
+static struct redlock_relay *relay_of(struct redlock *r, const belay_op *op)
 {
+    belay_wait *wait = op->wait;
     struct redlock_relay *relay = wait->data;
     if (relay != NULL) return relay;
-    relay = belay_env_alloc(r->env, sizeof *relay);
+    relay = belay_env_alloc(r->env, sizeof *relay + op->key.length);
     if (relay == NULL) return NULL;
+    relay->key_length = op->key.length;
+    memcpy(relay->key, op->key.at, op->key.length);
+    belay_link_append(&r->relays, &relay->all);
     relay->r = r;
     relay->up = wait;
     belay_timer_init(&relay->timer, relay_due);
@@ -84,6 +91,16 @@ static struct redlock_relay *relay_of(struct redlock *r, belay_wait *wait)
     }
     wait->data = relay;
     return relay;
+}
+
+/* The places wake others when something is let go; our own waiters are our own business. */
+void belay__redlock_wake(struct redlock *r, const char *key, size_t length)
+{
+    for (belay_link *at = r->relays.next; at != &r->relays; at = at->next) {
+        struct redlock_relay *relay = belay_container_of(at, struct redlock_relay, all);
+        if (relay->key_length == length && memcmp(relay->key, key, length) == 0)
+            relay_woken(&relay->at[0].wait);
+    }
 }
 
 /* The vote is over: what woke us meanwhile counts, unless it was the crowd's own doing. */
@@ -115,6 +132,7 @@ static void relay_put(struct redlock_seat *seat)
     seat->relay = NULL;
     relay->asked--;
     if (relay->up != NULL) return;
+    relay->at[seat->index].seen = true; /* this answer may have shown it again */
     relay_unwait(r, relay, seat->index);
     if (relay->asked == 0) belay_env_free(r->env, relay);
 }
@@ -132,6 +150,7 @@ void belay__redlock_unwait(belay_backend *base, belay_wait *wait)
     if (relay == NULL) return;
     wait->data = NULL;
     relay->up = NULL;
+    belay_unlink(&relay->all);
     belay_timer_disarm(r->env, &relay->timer);
     for (uint32_t i = 0; i < r->count; i++) {
         relay->at[i].wait.parent = NULL;
@@ -155,6 +174,7 @@ static void hand_up(struct redlock_lease *lease)
     relay_voted(op, false);
     lease->op = NULL;
     lease->dropped = false;
+    lease->won = true;
     op->grant = &lease->base;
     op->token = lease->token;
     op->scope = belay__redlock_scope_of(&r->base);
@@ -412,7 +432,8 @@ static uint32_t choose(struct redlock *r, bool asks[])
             belay__redlock_node_votes(r, &r->nodes[i]) && belay__redlock_node_asks(r, &r->nodes[i]);
         n += asks[i];
     }
-    for (uint32_t i = 0; i < r->count && n < r->quorum; i++) {
+    bool few = n < r->quorum;
+    for (uint32_t i = 0; i < r->count && few; i++) {
         if (asks[i] || !belay__redlock_node_votes(r, &r->nodes[i])) continue;
         if (r->nodes[i].open >= OPEN_MOST) continue;
         asks[i] = true;
@@ -476,7 +497,7 @@ void belay__redlock_vote(belay_backend *base, belay_op *op)
         return;
     }
     struct redlock_lease *lease = belay__redlock_lease_new(r, op);
-    if (lease == NULL || (op->wait != NULL && relay_of(r, op->wait) == NULL)) {
+    if (lease == NULL || (op->wait != NULL && relay_of(r, op) == NULL)) {
         if (lease != NULL) belay__redlock_lease_check(lease);
         belay_op_fail(op, BELAY_NOMEM, BELAY_CAUSE_NONE, NULL, "out of memory");
         return;
