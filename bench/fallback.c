@@ -178,6 +178,7 @@ struct outage {
 struct holder {
     belay_lock *lock;
     _Atomic int64_t fleet_ns, host_ns; /* when it was told so last */
+    atomic_bool lost;
 };
 
 static void on_scope(void *arg, belay_lock *lock, belay_scope scope)
@@ -187,15 +188,25 @@ static void on_scope(void *arg, belay_lock *lock, belay_scope scope)
     atomic_store(scope == BELAY_SCOPE_FLEET ? &holder->fleet_ns : &holder->host_ns, bench_now());
 }
 
+static void on_lost(void *arg, belay_lock *lock, const belay_error *why)
+{
+    struct holder *holder = arg;
+    (void)lock;
+    (void)why;
+    atomic_store(&holder->lost, true);
+}
+
 static void hold(struct holder *holder, belay *client, const char *name, belay_scope scope)
 {
     belay_options options = BELAY_OPTIONS_INIT;
     belay_error err = BELAY_ERROR_INIT;
     options.keep = BELAY_KEEP_ON;
     options.on_scope = on_scope;
+    options.on_lost = on_lost;
     options.arg = holder;
     atomic_store(&holder->fleet_ns, 0);
     atomic_store(&holder->host_ns, 0);
+    atomic_store(&holder->lost, false);
     bench_need(belay_acquire(client, name, &options, &holder->lock, &err), name, err.text);
     if (belay_lock_scope(holder->lock) != scope) bench_die(name, "has another scope");
 }
@@ -252,13 +263,15 @@ static int64_t come_back(bool killed)
     return at;
 }
 
-static void wait_for(_Atomic int64_t *moment, const char *what)
+/* False: it was lost. Of a machine that stood still for a TTL that says nothing. */
+static bool wait_for(struct holder *holder, _Atomic int64_t *moment, const char *what)
 {
     int64_t end = bench_now() + 20000 * MS;
-    while (atomic_load(moment) == 0) {
+    while (atomic_load(moment) == 0 && !atomic_load(&holder->lost)) {
         if (bench_now() > end) bench_die(what, "never");
         bench_sleep(MS / 4);
     }
+    return !atomic_load(&holder->lost);
 }
 
 /* The client of Redis alone gets an outage of its own: on one processor they would disturb each
@@ -277,7 +290,7 @@ static void outage_alone(const struct scene *scene, bool killed, struct outage *
     belay_close(client);
 }
 
-static void outage_once(const struct scene *scene, bool killed, struct outage *out, size_t i)
+static bool outage_once(const struct scene *scene, bool killed, struct outage *out, size_t i)
 {
     belay *client = open_client(scene, "fallback"), *sqlite = open_client(scene, "sqlite");
     struct holder demoted, began;
@@ -290,11 +303,11 @@ static void outage_once(const struct scene *scene, bool killed, struct outage *o
     int64_t watched = (bench_quick() ? 200 : 2500) * MS;
     out->slowest[i] = slowest_ms(client, watched);
     out->slowest_sqlite[i] = slowest_ms(sqlite, watched);
-    wait_for(&demoted.host_ns, "demotion");
+    bool well = wait_for(&demoted, &demoted.host_ns, "demotion");
     from = come_back(killed);
     out->fleet[i] = until_scope(client, BELAY_SCOPE_FLEET, from);
-    wait_for(&demoted.fleet_ns, "promotion");
-    wait_for(&began.fleet_ns, "promotion");
+    well = well && wait_for(&demoted, &demoted.fleet_ns, "promotion") &&
+           wait_for(&began, &began.fleet_ns, "promotion");
     int64_t last = atomic_load(&demoted.fleet_ns), other = atomic_load(&began.fleet_ns);
     if (other > last) last = other;
     out->promoted[i] = (double)(last - from) / 1e6;
@@ -302,6 +315,7 @@ static void outage_once(const struct scene *scene, bool killed, struct outage *o
     belay_release(began.lock, NULL);
     belay_close(client);
     belay_close(sqlite);
+    return well;
 }
 
 /* The worst of all outages: the targets are promises. */
@@ -334,7 +348,8 @@ static void outages(const struct scene *scene, bool killed)
     char what[96];
     size_t count = bench_quick() ? 1 : OUTAGES;
     for (size_t i = 0; i < count; i++) {
-        outage_once(scene, killed, &out, i);
+        for (int tries = 0; !outage_once(scene, killed, &out, i); tries++)
+            if (tries == 5) bench_die("an outage", "held locks are lost: does the machine stall?");
         outage_alone(scene, killed, &out, i);
     }
     snprintf(what, sizeof what, "%s to the first degraded grant, %s",
