@@ -60,6 +60,12 @@ static inline bool belay__redlock_is_answer(belay_status status)
     return status == BELAY_OK || status == BELAY_HELD || status == BELAY_LOST;
 }
 
+/* When the holder stops to believe: as core has it (SEMANTICS 1). */
+static inline int64_t belay__redlock_deadline(int64_t sent_ns, uint32_t ttl_ms)
+{
+    int64_t ttl_ns = (int64_t)ttl_ms * REDLOCK_MS;
+    return sent_ns + ttl_ns - (ttl_ns / 100 + 2 * REDLOCK_MS);
+}
 /* No farther than the place that reaches least far. */
 belay_scope belay__redlock_scope_of(const belay_backend *base);
 
@@ -126,7 +132,8 @@ struct redlock_lease {
     bool stalled;   /* the timer came late once */
     uint32_t ttl_ms;
     uint64_t token;
-    int64_t gone_ns; /* its TTL has run out everywhere */
+    int64_t believed_ns; /* until when its holder believes in it */
+    int64_t gone_ns;     /* its TTL has run out everywhere */
     belay_timer timer;
     belay_task check; /* soon: is it over? */
     /* The vote. */

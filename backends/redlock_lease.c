@@ -114,12 +114,35 @@ static void seat_told(belay_grant *grant, belay_status status, belay_scope scope
     else belay__redlock_lease_quorum(lease, why);
 }
 
+/* Until when a quorum of seats counts. */
+static int64_t quorum_until(const struct redlock_lease *lease)
+{
+    int64_t ends[REDLOCK_NODES_MOST];
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < lease->r->count; i++) {
+        const struct redlock_seat *seat = &lease->seats[i];
+        if (!seat->there || seat->weak) continue;
+        uint32_t at = n++;
+        for (; at > 0 && ends[at - 1] < seat->until_ns; at--) ends[at] = ends[at - 1];
+        ends[at] = seat->until_ns;
+    }
+    return n >= lease->r->quorum ? ends[lease->r->quorum - 1] : INT64_MIN;
+}
+
 void belay__redlock_lease_quorum(struct redlock_lease *lease, const char *why)
 {
     if (lease->lost || lease->ending || lease->adopted || lease->op != NULL) return;
-    if (belay__redlock_lease_seats(lease) >= lease->r->quorum) return;
-    lease->lost = true;
-    belay_grant_lost(&lease->base, why);
+    if (belay__redlock_lease_seats(lease) < lease->r->quorum) {
+        lease->lost = true;
+        belay_grant_lost(&lease->base, why);
+        return;
+    }
+    /* Enough are left; but until when? */
+    int64_t ttl_ns = (int64_t)lease->ttl_ms * REDLOCK_MS;
+    int64_t until = quorum_until(lease) - (ttl_ns / 100 + 2 * REDLOCK_MS);
+    if (until >= lease->believed_ns) return;
+    lease->believed_ns = until;
+    belay_grant_changed(&lease->base, belay__redlock_scope_of(&lease->r->base), until, why);
 }
 
 void belay__redlock_seat_lasts(struct redlock_seat *seat, const belay_op *op)

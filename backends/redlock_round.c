@@ -48,6 +48,8 @@ static void answer(struct round *round, belay_status status)
         round->lease->released = true;
     if (status == BELAY_OK) {
         op->sent_ns = round->sent_ns;
+        int64_t until = belay__redlock_deadline(round->sent_ns, round->ttl_ms);
+        if (round->lease->believed_ns < until) round->lease->believed_ns = until;
         op->token = round->lease->token;
         op->scope = belay__redlock_scope_of(&r->base);
         belay_op_settle(op, status);

@@ -15,7 +15,7 @@
 
 #define PROPOSAL_MOST (UINT64_C(1) << 49)
 
-enum { LEAD_TICKS = 64, SPLIT_MS = 20, SPLITS_FEW = 2, SPLITS_MOST = 6, OPEN_MOST = 64 };
+enum { LEAD_TICKS = 64, SPLIT_MS = 20, SPLITS_FEW = 1, SPLITS_MOST = 6, OPEN_MOST = 64 };
 
 static void take_done(belay_op *op, belay_status status);
 static void tally(struct redlock_lease *lease);
@@ -179,6 +179,7 @@ static void hand_up(struct redlock_lease *lease)
     op->token = lease->token;
     op->scope = belay__redlock_scope_of(&r->base);
     op->sent_ns = sent;
+    lease->believed_ns = belay__redlock_deadline(sent, lease->ttl_ms);
     belay_op_settle(op, BELAY_OK);
 }
 
