@@ -25,19 +25,27 @@ static const struct kind kinds[BENCH_PEER_KINDS] = {
     [BENCH_NODE_REDLOCK] = { "node-redlock", BENCH_SOURCES "/peers/node_redlock.js", { "node" } },
 };
 
-static void peer_exec(const char *program, const char *script, int port)
+enum { PORTS_MOST = 8 };
+
+static void peer_exec(const char *program, const char *script, const struct bench_redis *redis,
+                      int count)
 {
-    char number[16];
+    char numbers[PORTS_MOST][16];
+    char *words[PORTS_MOST + 3] = { (char *)program, (char *)script };
     const char *npm = getenv("BELAY_NPM");
-    snprintf(number, sizeof number, "%d", port);
+    for (int i = 0; i < count && i < PORTS_MOST; i++) {
+        snprintf(numbers[i], sizeof numbers[i], "%d", redis[i].port);
+        words[2 + i] = numbers[i];
+    }
     setenv("NODE_PATH", npm != NULL ? npm : BENCH_SOURCES "/../build/npm/node_modules", 1);
-    execlp(program, program, script, number, (char *)NULL);
+    execvp(program, words);
     printf("missing %s: %s\n", program, strerror(errno));
     fflush(stdout);
     _exit(0);
 }
 
-static void peer_spawn(struct bench_peer *peer, const char *program, const char *script, int port)
+static void peer_spawn(struct bench_peer *peer, const char *program, const char *script,
+                       const struct bench_redis *redis, int count)
 {
     int to[2], from[2];
     if (pipe2(to, O_CLOEXEC) != 0 || pipe2(from, O_CLOEXEC) != 0)
@@ -51,7 +59,7 @@ static void peer_spawn(struct bench_peer *peer, const char *program, const char 
         if (getppid() != parent || dup2(to[0], STDIN_FILENO) < 0 ||
             dup2(from[1], STDOUT_FILENO) < 0)
             _exit(1);
-        peer_exec(program, script, port);
+        peer_exec(program, script, redis, count);
     }
     close(to[0]);
     close(from[1]);
@@ -67,13 +75,13 @@ static void line_hear(struct bench_peer *peer, char *line, int size)
 }
 
 bool bench_peer_open(struct bench_peer *peer, enum bench_peer_kind which,
-                     const struct bench_redis *redis)
+                     const struct bench_redis *redis, int count)
 {
     const struct kind *kind = &kinds[which];
     char line[256] = "";
     peer->name = kind->name;
     for (int i = 0; i < 3 && kind->programs[i] != NULL; i++) {
-        peer_spawn(peer, kind->programs[i], kind->script, redis->port);
+        peer_spawn(peer, kind->programs[i], kind->script, redis, count);
         line_hear(peer, line, sizeof line);
         if (strncmp(line, "ready ", 6) == 0) {
             snprintf(peer->version, sizeof peer->version, "%.100s", line + 6);

@@ -19,15 +19,16 @@ struct bench_peer {
     char version[128]; /* or why it is not here */
 };
 
-/* False: it is not here. It will talk TCP to `redis`. */
+/* False: it is not here. It will talk TCP to `redis`; node-redlock to all `count` of them. */
 bool bench_peer_open(struct bench_peer *peer, enum bench_peer_kind kind,
-                     const struct bench_redis *redis);
+                     const struct bench_redis *redis, int count);
 void bench_peer_close(struct bench_peer *peer);
-/* Tells it what to play: "one SECONDS", "many WAITERS SECONDS", "hot WAITERS HOLD_MS SECONDS". */
+/* Tells it what to play: "one SECONDS", "many WAITERS SECONDS", "hot WAITERS HOLD_MS SECONDS";
+ * node-redlock also "median SECONDS". */
 void bench_peer_tell(struct bench_peer *peer, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 /* Waits until it has played; the numbers that it answers: cycles and nanoseconds for the first two,
- * the grants of each waiter for the third. */
+ * the grants of each waiter for the third, nanoseconds of a cycle for the fourth. */
 void bench_peer_hear(struct bench_peer *peer, double *out, size_t count);
 
 #endif

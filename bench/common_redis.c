@@ -21,15 +21,19 @@
 
 /* ------------------------------------------------------------------ the server */
 
+enum { SERVERS_MOST = 8 };
+
 static struct {
     pid_t owner; /* a forked child must not clean up */
-    char directory[128];
-} folder;
+    int count;
+    char directory[SERVERS_MOST][128];
+} folders;
 
-static void folder_remove(void)
+static void folders_remove(void)
 {
-    if (folder.owner == getpid()) bench_remove(folder.directory);
-    folder.owner = 0;
+    if (folders.owner != getpid()) return;
+    for (int i = 0; i < folders.count; i++) bench_remove(folders.directory[i]);
+    folders.count = 0;
 }
 
 const char *bench_road_name(enum bench_road road)
@@ -110,9 +114,10 @@ void bench_redis_start(struct bench_redis *redis)
     if (temporary == NULL || temporary[0] == '\0' || strlen(temporary) > 64) temporary = "/tmp";
     snprintf(redis->directory, sizeof redis->directory, "%s/belay-bench-XXXXXX", temporary);
     if (mkdtemp(redis->directory) == NULL) bench_die(redis->directory, "cannot be made");
-    memcpy(folder.directory, redis->directory, sizeof folder.directory);
-    folder.owner = getpid();
-    atexit(folder_remove);
+    if (folders.count == SERVERS_MOST) bench_die("redis-server", "too many");
+    memcpy(folders.directory[folders.count++], redis->directory, sizeof folders.directory[0]);
+    if (folders.owner == 0) atexit(folders_remove);
+    folders.owner = getpid();
     snprintf(redis->socket, sizeof redis->socket, "%s/redis.sock", redis->directory);
     for (int tries = 0;; tries++) {
         if (tries == 5) bench_die("redis-server", "ends as soon as it is started");
@@ -131,7 +136,7 @@ void bench_redis_end(struct bench_redis *redis)
 {
     kill(redis->pid, SIGTERM); /* it exits with 0: bench_watch_children says nothing */
     while (waitpid(redis->pid, NULL, 0) < 0 && errno == EINTR) continue;
-    folder_remove();
+    bench_remove(redis->directory); /* and once more at exit, which finds nothing */
 }
 
 void bench_redis_kill(struct bench_redis *redis)

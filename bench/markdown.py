@@ -10,7 +10,7 @@ from pathlib import Path
 TREE = Path(__file__).resolve().parents[1]
 PAGE = TREE / "docs" / "benchmarks.md"
 ORDER = ("memory", "valid", "footprint", "sqlite", "handover", "redis", "redis_handover", "fallback",
-         "run")
+         "redlock", "run")
 ROW = "| {what} | {unit} | {belay} | {floor} | {ratio} | {target} | {ok} | {floor is} |\n"
 
 

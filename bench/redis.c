@@ -450,7 +450,7 @@ int main(int argc, char **argv)
     bench_fact("redis", "%s", redis.version);
     bench_fact("hiredis", "%d.%d.%d", HIREDIS_MAJOR, HIREDIS_MINOR, HIREDIS_PATCH);
     for (int i = 0; i < BENCH_PEER_KINDS; i++) {
-        peer_here[i] = bench_peer_open(&peers[i], i, &redis);
+        peer_here[i] = bench_peer_open(&peers[i], i, &redis, 1);
         bench_fact(peers[i].name, "%s", peers[i].version);
     }
     control = bench_redis_connect(&redis, BENCH_UNIX);

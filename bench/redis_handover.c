@@ -424,10 +424,10 @@ static void players_open(void)
     players[1] = (struct player){ .name = "token", .phase = PHASE_TOKEN };
     player_count = 2;
     for (int kind = 0; kind < BENCH_PEER_KINDS; kind++) {
-        bool here = bench_peer_open(&peers[kind][0], kind, &redis);
+        bool here = bench_peer_open(&peers[kind][0], kind, &redis, 1);
         bench_fact(peers[kind][0].name, "%s", peers[kind][0].version);
         for (int i = 1; here && i < HOT_PROCESSES; i++)
-            if (!bench_peer_open(&peers[kind][i], kind, &redis))
+            if (!bench_peer_open(&peers[kind][i], kind, &redis, 1))
                 bench_die(peers[kind][i].name, peers[kind][i].version);
         if (here)
             players[player_count++] =

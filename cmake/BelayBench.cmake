@@ -19,3 +19,7 @@ foreach(source IN LISTS bench_sources)
                           RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/bench)
     add_dependencies(benches bench_${name})
 endforeach()
+# The delaying relay of the tests, which bench_redlock puts before its servers.
+target_sources(bench_redlock PRIVATE ${PROJECT_SOURCE_DIR}/tests/fake/relay.c
+                                     ${PROJECT_SOURCE_DIR}/tests/fake/request.c)
+target_include_directories(bench_redlock PRIVATE ${PROJECT_SOURCE_DIR})

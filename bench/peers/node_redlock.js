@@ -1,5 +1,5 @@
-// node-redlock on one server by ioredis, played as bench/common_peers.h says: a line in, a line of
-// numbers out.
+// node-redlock by ioredis on the servers whose ports it is given, played as bench/common_peers.h says:
+// a line in, a line of numbers out.
 //
 // Defaults throughout, but that a waiter goes on for ever: a refused one polls every 0.2 to 0.3 s.
 'use strict';
@@ -22,8 +22,8 @@ try {
     process.exit(0);
 }
 
-const client = new Redis(Number(process.argv[2]), '127.0.0.1');
-const redlock = new (Redlock.default || Redlock)([client], { retryCount: -1 });
+const clients = process.argv.slice(2).map((port) => new Redis(Number(port), '127.0.0.1'));
+const redlock = new (Redlock.default || Redlock)(clients, { retryCount: -1 });
 redlock.on('error', () => {}); // "held", each time
 
 // Version 4 says lock and unlock, version 5 acquire and release.
@@ -41,6 +41,18 @@ async function cyclesUntil(number, endNs) {
     return cycles;
 }
 
+// Nanoseconds of one cycle, the median.
+async function median(endNs) {
+    const took = [];
+    for (let began = now(); began < endNs;) {
+        await letGo(await take(`belay:node-${took.length % 64}`));
+        const ended = now();
+        took.push(Number(ended - began));
+        began = ended;
+    }
+    return took.sort((a, b) => a - b)[took.length >> 1];
+}
+
 // Until the end, and one more: whoever waits is let through.
 async function grantsUntil(holdMs, endNs) {
     for (let grants = 0; ; grants++) {
@@ -56,6 +68,7 @@ const all = (count, work) => Promise.all(Array.from({ length: count }, (_, i) =>
 
 async function play(words) {
     const began = now(), endNs = began + BigInt(Math.round(Number(words[words.length - 1]) * 1e9));
+    if (words[0] === 'median') return [await median(endNs)];
     if (words[0] === 'hot') return all(Number(words[1]), () => grantsUntil(Number(words[2]), endNs));
     const count = words[0] === 'one' ? 1 : Number(words[1]);
     const cycles = await all(count, (i) => cyclesUntil(i, endNs));
@@ -63,11 +76,11 @@ async function play(words) {
 }
 
 async function main() {
-    await client.ping();
+    await Promise.all(clients.map((client) => client.ping()));
     console.log(`ready ${version}, node ${process.versions.node}`);
     for await (const line of readline.createInterface({ input: process.stdin }))
         console.log((await play(line.split(' '))).join(' '));
-    client.disconnect();
+    clients.forEach((client) => client.disconnect());
 }
 
 main().catch((why) => {
