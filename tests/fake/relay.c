@@ -350,8 +350,8 @@ static void pairs_sweep(struct relay *relay)
     }
 }
 
-/* How long until the next chunk is due; -1: none is. Milliseconds, rounded up. */
-static int next_due(const struct relay *relay)
+/* How long until the next chunk is due, in microseconds; -1: none is. */
+static int64_t next_due(const struct relay *relay)
 {
     int64_t first = INT64_MAX, now = until_now_us();
     for (const struct pair *pair = relay->pairs; pair != NULL; pair = pair->next)
@@ -361,7 +361,7 @@ static int next_due(const struct relay *relay)
                 way->first->due_us < first)
                 first = way->first->due_us;
         }
-    return first == INT64_MAX ? -1 : (int)((first - now) / 1000 + 1);
+    return first == INT64_MAX ? -1 : first - now;
 }
 
 static nfds_t polls_of(struct relay *relay, struct pollfd *polls, struct pair **whose)
@@ -390,9 +390,10 @@ static void *relay_main(void *arg)
     pthread_mutex_lock(&relay->lock);
     while (!relay->ending) {
         nfds_t count = polls_of(relay, polls, whose);
-        int wait = next_due(relay);
+        int64_t us = next_due(relay);
+        struct timespec wait = { .tv_sec = us / 1000000, .tv_nsec = us % 1000000 * 1000 };
         pthread_mutex_unlock(&relay->lock);
-        int ready = poll(polls, count, wait);
+        int ready = ppoll(polls, count, us < 0 ? NULL : &wait, NULL);
         pthread_mutex_lock(&relay->lock);
         uint64_t kicks;
         if (ready > 0 && polls[0].revents != 0 && read(relay->wake, &kicks, sizeof kicks) < 0)
