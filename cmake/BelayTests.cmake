@@ -100,6 +100,12 @@ foreach(label unit contract)
         elseif(name STREQUAL "fallback")
             target_link_libraries(${target} PRIVATE belay_harness)
             set(ways memory redis down frozen closed)
+        elseif(name STREQUAL "redlock")
+            target_link_libraries(${target} PRIVATE belay_harness)
+            set(ways memory three five without frozen stops sqlite)
+            if(BELAY_SANITIZE)   # the others differ by what their servers do, not by what we do
+                set(ways memory five frozen stops)
+            endif()
         endif()
         target_link_libraries(${target} PRIVATE belay_static PkgConfig::CMOCKA
                               ${BELAY_LINK_PRIVATE})
