@@ -1,5 +1,6 @@
-// redlock.cjs PORT KEY FILE SECONDS: node-redlock on ioredis, contending with the others of
-// peers_test.c; see redis_py.py. NODE_PATH says where `./dev deps` has put the two packages.
+// redlock.cjs PORTS KEY FILE SECONDS: node-redlock on ioredis, on one server or on several
+// ("1,2,3"), contending with the others of peers_test.c and redlock_peers_test.c; see redis_py.py.
+// NODE_PATH says where `./dev deps` has put the two packages.
 "use strict";
 
 const fs = require("node:fs");
@@ -18,11 +19,11 @@ async function count(path) {
 }
 
 async function main() {
-  const [port, key, path, seconds] = process.argv.slice(2);
-  const client = new Redis({ host: "127.0.0.1", port: Number(port) });
-  const redlock = new Redlock([client]);
+  const [ports, key, path, seconds] = process.argv.slice(2);
+  const clients = ports.split(",").map((port) => new Redis({ host: "127.0.0.1", port: Number(port) }));
+  const redlock = new Redlock(clients);
   redlock.on("error", () => {}); // each refusal is one
-  await client.ping();
+  await Promise.all(clients.map((client) => client.ping()));
   console.log("ready");
   await readline.createInterface({ input: process.stdin })[Symbol.asyncIterator]().next();
   const end = performance.now() + 1000 * Number(seconds);
