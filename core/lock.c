@@ -194,6 +194,15 @@ static void extended_scope(belay_lock *lock, const belay_op *op)
     set_scope(lock, op->scope, why);
 }
 
+/* `every_ms` after this one; sooner where a shorter extension, by hand, has left too little time.
+ */
+static int64_t next_extension(const belay_lock *lock, int64_t sent_ns, int64_t end_ns)
+{
+    int64_t next = sent_ns + (int64_t)lock->every_ms * BELAY__MS;
+    int64_t least = (int64_t)(lock->ttl_ms - lock->every_ms) * BELAY__MS / 4;
+    return end_ns - next < least ? sent_ns + (end_ns - sent_ns) / 2 : next;
+}
+
 void belay__lock_extended(belay_lock *lock, belay_op *op, belay_status status)
 {
     if (lock->lost || lock->freed) return;
@@ -210,7 +219,9 @@ void belay__lock_extended(belay_lock *lock, belay_op *op, belay_status status)
         int64_t longer = belay__deadline(op->sent_ns, op->ttl_ms);
         if (longer > deadline)
             atomic_store_explicit(&lock->deadline_ns, longer, memory_order_release);
-        if (lock->kept) lock->next_ns = op->sent_ns + (int64_t)lock->every_ms * BELAY__MS;
+        if (lock->kept)
+            lock->next_ns =
+                next_extension(lock, op->sent_ns, longer > deadline ? longer : deadline);
         lock->backoff_ms = 0;
         extended_scope(lock, op);
         if (!lock->lost) belay__keeper_arm(lock);

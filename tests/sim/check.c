@@ -226,7 +226,6 @@ static void check_lost_for_nothing(struct sim *sim, const struct sim_held *held,
     /* A TTL must leave time for more than one attempt. */
     bool hurried = held->ttl_ms < 6 * (config->primary_timeout_ms + config->secondary_timeout_ms);
     if (held->broken_ns != 0 || held->fleet_broken) return;
-    if (held->shorts > 1) return; /* each puts the keeper off (core): known */
     if (!held->kept || !config->host_first || config->faults || config->short_of_memory || hurried)
         return;
     if (!held->was_degraded && sim_link_well(&client->links[SIM_SECONDARY], life) &&

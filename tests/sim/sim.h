@@ -112,7 +112,6 @@ struct sim_held {
     int name;
     bool kept;
     uint32_t ttl_ms;
-    uint32_t shorts; /* extensions by hand that were shorter */
     int64_t asked_ns;
     belay_scope at_least, scope; /* scope: as its holder was told */
     uint32_t lost;               /* how often its loss was told */
