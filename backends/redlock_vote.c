@@ -110,7 +110,8 @@ static void relay_voted(const belay_op *op, bool split)
     if (relay == NULL || !relay->voting) return;
     relay->voting = false;
     if (split && relay->splits > SPLITS_FEW) return;
-    if (!split && relay->splits > 0) relay->splits--;
+    if (!split && relay->splits > 0 && belay_env_random_below(relay->r->env, 4) == 0)
+        relay->splits--;
     if (relay->woken) relay_pass(relay);
     relay->woken = false;
 }
