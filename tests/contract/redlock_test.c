@@ -59,6 +59,7 @@ static belay_contract_target target_of(struct stage *stage, const char *name, co
         .open = open_stage,
         .arg = stage,
         .fencing = true,
+        .token_by_name = true, /* T is the largest of the votes: two names may meet at one */
         .inspects = true,
         .lists = true,
         .breaks = true,
