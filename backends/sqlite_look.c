@@ -152,10 +152,10 @@ static belay_status find_users(struct sqlite_backend *b, belay_op *op)
 {
     if (b->store.place.shared)
         return belay_op_find(op, BELAY_FINE, "users", "", "", "it is shared by a group");
-    return belay_op_find(op, BELAY_FINE, "users",
-                         "processes of other users are not excluded: they have files of their own",
-                         "where several users share locks: `path` and `group`",
-                         "it is this user's alone");
+    return belay_op_find(
+        op, BELAY_FINE, "users",
+        "other users have files of their own, unless `path` and `group` say otherwise", "",
+        "it is this user's alone");
 }
 
 static belay_status find_database(struct sqlite_backend *b, belay_op *op)
