@@ -117,7 +117,7 @@ static void seat_told(belay_grant *grant, belay_status status, belay_scope scope
 /* Until when a quorum of seats counts. */
 static int64_t quorum_until(const struct redlock_lease *lease)
 {
-    int64_t ends[REDLOCK_NODES_MOST];
+    int64_t ends[REDLOCK_NODES_MOST] = { 0 };
     uint32_t n = 0;
     for (uint32_t i = 0; i < lease->r->count; i++) {
         const struct redlock_seat *seat = &lease->seats[i];

@@ -455,7 +455,7 @@ static void ask_all(struct redlock_lease *lease)
     if (proposal <= r->proposal && r->proposal < PROPOSAL_MOST) proposal = r->proposal + 1;
     if (r->fencing && proposal < PROPOSAL_MOST && proposal > floor) floor = proposal;
     r->proposal = proposal;
-    bool asks[REDLOCK_NODES_MOST];
+    bool asks[REDLOCK_NODES_MOST] = { false };
     (void)choose(r, asks);
     if (relay != NULL) {
         relay->voting = true;

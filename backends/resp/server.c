@@ -103,7 +103,9 @@ static void link_ready(struct belay__link *link)
     if (link->hello.run_id[0] != '\0')
         memcpy(server->run_id, link->hello.run_id, sizeof server->run_id);
     /* Who does not say since when it runs may have begun just now. */
-    int64_t uptime_ns = link->hello.uptime_s > 0 ? link->hello.uptime_s * 1000 * MS : 0;
+    int64_t uptime_ns = 0, most_s = INT64_C(1) << 32; /* longer is a lie */
+    if (link->hello.uptime_s > 0 && link->hello.uptime_s < most_s)
+        uptime_ns = link->hello.uptime_s * 1000 * MS;
     if (server->started_ns == 0 || restarted) server->started_ns = lane->ready_ns - uptime_ns;
     if (restarted) server->run++;
     link->run = server->run;
